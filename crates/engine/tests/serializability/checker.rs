@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::history::{List, Step, Transacted};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Anomaly {
+pub(crate) enum Anomaly {
     /// A transaction does not see its own writes, or sees two states of one list.
     Internal,
     /// G1a: a value of a transaction that was not committed, or of none, was read.
@@ -62,7 +62,7 @@ struct Graph<'a> {
 }
 
 /// The worst anomaly that is found, if there is one.
-pub fn anomaly(history: &[Transacted], lists: usize) -> Option<Anomaly> {
+pub(crate) fn anomaly(history: &[Transacted], lists: usize) -> Option<Anomaly> {
     let mut graph = Graph { history, writers: BTreeMap::new(), edges: BTreeSet::new() };
     graph.find_writers();
     let seen = match graph.reads(lists) {

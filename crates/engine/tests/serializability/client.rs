@@ -5,10 +5,10 @@ use hightower_engine::{Error, Result, SingleNodeEngine, Transaction};
 use crate::history::{List, Step, Transacted};
 use crate::random::Random;
 
-pub const LISTS: usize = 4;
+pub(crate) const LISTS: usize = 4;
 const STEPS_MAX: u64 = 4;
 
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     engine: &'a SingleNodeEngine,
     random: Random,
     /// Of the values that this client appends.
@@ -28,12 +28,12 @@ fn encode(values: &[u64]) -> Vec<u8> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(engine: &'a SingleNodeEngine, number: u64, seed: u64) -> Self {
+    pub(crate) fn new(engine: &'a SingleNodeEngine, number: u64, seed: u64) -> Self {
         Self { engine, random: Random(seed ^ (number << 32)), next_value: number << 32 | 1 }
     }
 
     /// Runs transactions; returns their records.
-    pub fn run(&mut self, count: u32) -> Vec<Transacted> {
+    pub(crate) fn run(&mut self, count: u32) -> Vec<Transacted> {
         (0..count).map(|_| self.transact().unwrap_or_else(|failure| panic!("{failure}"))).collect()
     }
 

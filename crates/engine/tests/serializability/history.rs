@@ -3,11 +3,11 @@
 //! and Alvaro, "Elle: inferring isolation anomalies from experimental observations", VLDB 2020).
 
 /// The number of a list.
-pub type List = usize;
+pub(crate) type List = usize;
 
 /// One step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     Append(List, u64),
     /// One list, with what was read of it.
     Read(List, Vec<u64>),
@@ -17,26 +17,26 @@ pub enum Step {
 
 /// A transaction, and whether it was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transacted {
-    pub steps: Vec<Step>,
-    pub is_committed: bool,
+pub(crate) struct Transacted {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) is_committed: bool,
     /// The seqno of the commit, or of the snapshot of one without writes; 0 in made-up histories.
-    pub seqno: u64,
+    pub(crate) seqno: u64,
 }
 
 impl Transacted {
-    pub fn committed(steps: Vec<Step>) -> Self {
+    pub(crate) fn committed(steps: Vec<Step>) -> Self {
         Self { steps, is_committed: true, seqno: 0 }
     }
 
-    pub fn has_writes(&self) -> bool {
+    pub(crate) fn has_writes(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Append(..)))
     }
 }
 
 /// The first violation of the order of seqnos: each transaction must have read what all those with
 /// a lower seqno leave, and no other. (Transactions without writes read at their own seqno.)
-pub fn first_out_of_order(history: &[Transacted], lists: usize) -> Option<(&Transacted, Vec<Vec<u64>>)> {
+pub(crate) fn first_out_of_order(history: &[Transacted], lists: usize) -> Option<(&Transacted, Vec<Vec<u64>>)> {
     let mut committed: Vec<_> = history.iter().filter(|transacted| transacted.is_committed).collect();
     committed.sort_by_key(|transacted| (transacted.seqno, !transacted.has_writes()));
     let mut state = vec![Vec::new(); lists];
@@ -50,7 +50,7 @@ pub fn first_out_of_order(history: &[Transacted], lists: usize) -> Option<(&Tran
 }
 
 /// Runs a transaction on the lists; whether it reads what it has read.
-pub fn runs(transacted: &Transacted, state: &mut [Vec<u64>]) -> bool {
+pub(crate) fn runs(transacted: &Transacted, state: &mut [Vec<u64>]) -> bool {
     transacted.steps.iter().all(|step| match step {
         Step::Append(list, value) => {
             state[*list].push(*value);
