@@ -21,6 +21,7 @@ use crate::location::Location;
 use crate::mutants::planted;
 use crate::outcome::{ApplyOutcome, CommandKind};
 use crate::stats::StateStats;
+use crate::sync::Ordering;
 use crate::writer::StateWriter;
 
 /// The exclusive right to change a [`LeveledKvState`](crate::LeveledKvState), until it is dropped.
