@@ -63,8 +63,8 @@ pub mod prelude {
     #[cfg(feature = "auth")]
     pub use crate::auth::{AuthService, IntoAuthService};
     pub use crate::{
-        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, KvEngine, Remedy, SingleNodeEngine,
-        Snapshot, SnapshotEngine, StoreConfig, Transaction, Value,
+        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, KvEngine, KvReader, KvWriter, Remedy,
+        SingleNodeEngine, Snapshot, SnapshotEngine, StoreBuilder, StoreConfig, Ticket, Transaction, Value,
     };
 }
 

@@ -22,6 +22,13 @@ use hightower_segment::{
 
 const PUT: Step = Step::Commit { commands: 1, value_len: 50 };
 
+/// An open store with one commit, its next segment and all its reserves.
+fn prepared_world() -> Result<World, String> {
+    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
+    world.run(&[PUT, Step::Prepare]).map_err(|error| error.to_string())?;
+    Ok(world)
+}
+
 /// Batches across sector boundaries, never synced.
 #[test]
 fn a_batch_is_whole_or_absent() -> Result<(), String> {
@@ -106,8 +113,7 @@ fn nothing_is_acknowledged_after_a_failed_sync() -> Result<(), String> {
 /// nothing else may take.
 #[test]
 fn a_manifest_finds_room_on_a_full_device() -> Result<(), String> {
-    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
-    world.run(&[PUT, Step::Prepare]).map_err(|error| error.to_string())?;
+    let mut world = prepared_world()?;
     world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
     let active = |world: &World| world.open.as_ref().map_or(0, |open| open.appender.segment().id());
     let first = active(&world);
@@ -220,8 +226,7 @@ fn new_data_leaves_a_used_reserve_to_deletes() -> Result<(), String> {
 /// A file's new name may need room in the directory.
 #[test]
 fn a_name_finds_room_on_a_full_device() -> Result<(), String> {
-    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
-    world.run(&[PUT, Step::Prepare]).map_err(|error| error.to_string())?;
+    let world = prepared_world()?;
     let store = world.open.as_ref().ok_or("it is not open")?.store.clone();
     for at in 0..8 {
         let at_call = world.fs.call_count() + at;
@@ -237,8 +242,7 @@ fn a_name_finds_room_on_a_full_device() -> Result<(), String> {
 /// A reserve that a failed compaction has used is available to the next one.
 #[test]
 fn a_reserve_that_was_used_in_vain_is_put_back() -> Result<(), String> {
-    let mut world = World::new(SimFs::new(), options(AppendMode::Mapped, 1024, 1));
-    world.run(&[PUT, Step::Prepare]).map_err(|error| error.to_string())?;
+    let world = prepared_world()?;
     world.fs.set_capacity_bytes(Some(world.fs.used_bytes()));
     let store = world.open.as_ref().ok_or("it is not open")?.store.clone();
     let stamp = Stamp { max_version: 0, timestamp: 0 };
