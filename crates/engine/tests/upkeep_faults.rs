@@ -131,12 +131,16 @@ fn deletes_and_compaction_make_room_on_a_full_device() {
     assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), left);
 }
 
+/// The room that xfs needs before it creates a file, in proportion to these files.
+const FOR_NAME_BYTES: u64 = 20_000;
+
 /// All segments are half dead and no room is free: each run uses the reserve, frees room, and
 /// restores the reserve.
 #[test]
 fn a_full_device_of_half_dead_segments_is_compacted() {
-    for is_killed in [false, true] {
+    for (is_killed, for_name_bytes) in [(false, 0), (true, 0), (false, FOR_NAME_BYTES), (true, FOR_NAME_BYTES)] {
         let fs = SimFs::new();
+        fs.set_for_name_bytes(for_name_bytes);
         let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
         (0..400).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
         (0..400).step_by(2).for_each(|number| assert!(engine.delete(key(number)).unwrap().changed()));
@@ -144,6 +148,7 @@ fn a_full_device_of_half_dead_segments_is_compacted() {
         // Others take the remaining room.
         let (fs, engine) = if is_killed {
             let fs = fs.after_kill();
+            fs.set_for_name_bytes(for_name_bytes);
             fs.set_capacity_bytes(Some(fs.used_bytes()));
             let engine = open_with(&fs, config(AppendMode::Mapped), 2, Background::Caller).unwrap();
             (fs, engine)
@@ -225,11 +230,11 @@ fn a_full_device_is_compacted_whatever_its_numbers() {
 /// compaction works, and then deletes do.
 #[test]
 fn a_full_device_is_compacted_after_any_number_of_openings() {
-    for (mode, is_killed) in [AppendMode::Mapped, AppendMode::Positioned]
-        .into_iter()
-        .flat_map(|mode| [false, true].map(|is_killed| (mode, is_killed)))
-    {
+    for (mode, is_killed, for_name_bytes) in [AppendMode::Mapped, AppendMode::Positioned].into_iter().flat_map(|mode| {
+        [(mode, false, 0), (mode, true, 0), (mode, false, FOR_NAME_BYTES), (mode, true, FOR_NAME_BYTES)]
+    }) {
         let mut fs = SimFs::new();
+        fs.set_for_name_bytes(for_name_bytes);
         let mut engine = open_with(&fs, config(mode), 1, Background::Caller).unwrap();
         (0..2000).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
         engine.flush().unwrap();
@@ -240,6 +245,7 @@ fn a_full_device_is_compacted_after_any_number_of_openings() {
             deleted += u32::try_from(now).unwrap();
             if is_killed {
                 fs = fs.after_kill();
+                fs.set_for_name_bytes(for_name_bytes);
             } else {
                 engine.close().unwrap();
             }

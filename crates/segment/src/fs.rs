@@ -44,6 +44,14 @@ pub struct DeviceRoom {
     pub total_bytes: u64,
     /// The room that this process may still use, in bytes; `u64::MAX` if unknown.
     pub available_bytes: u64,
+    /// The bytes that must be available for the creation of a file, although it takes fewer: about
+    /// 90 blocks on xfs, 0 elsewhere.
+    pub for_name_bytes: u64,
+}
+
+impl DeviceRoom {
+    /// Of a device that is not known, or has no limit.
+    pub const UNKNOWN: Self = Self { total_bytes: u64::MAX, available_bytes: u64::MAX, for_name_bytes: 0 };
 }
 
 /// A held lock; dropping it releases it.

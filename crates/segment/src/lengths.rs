@@ -2,7 +2,7 @@
 //! reserve may take.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::SegmentError;
 use crate::fs::DeviceRoom;
@@ -34,6 +34,8 @@ pub(crate) struct FileLengths {
     next: AtomicU32,
     /// The length of the longest segment in bytes, not counting segments for one long commit.
     longest: AtomicU32,
+    /// The room that the device needs for the creation of a file, in bytes, when it was last asked.
+    for_names: AtomicU64,
 }
 
 impl FileLengths {
@@ -43,7 +45,13 @@ impl FileLengths {
             SegmentState::Open => 0,
         };
         let longest = manifest.segments.iter().map(sealed_len).max().unwrap_or(0);
-        Self { store, segment_len_bytes, next: AtomicU32::new(segment_len_bytes), longest: AtomicU32::new(longest) }
+        Self {
+            store,
+            segment_len_bytes,
+            next: AtomicU32::new(segment_len_bytes),
+            longest: AtomicU32::new(longest),
+            for_names: AtomicU64::new(0),
+        }
     }
 
     /// The lengths of new files, if the next one needs `least` bytes.
@@ -54,7 +62,14 @@ impl FileLengths {
 
     pub(crate) fn room(&self) -> Result<DeviceRoom, SegmentError> {
         let room = self.store.dir.room();
-        room.map_err(|error| SegmentError::io("look at the room for", self.store.path(), error))
+        let room = room.map_err(|error| SegmentError::io("look at the room for", self.store.path(), error))?;
+        self.for_names.store(room.for_name_bytes, Ordering::Relaxed);
+        Ok(room)
+    }
+
+    /// The room that the device needs for the creation of a file, in bytes, when it was last asked.
+    pub(crate) fn for_names(&self) -> u64 {
+        if planted("new_files_need_no_room") { 0 } else { self.for_names.load(Ordering::Relaxed) }
     }
 
     /// The length of files that are created ahead of their use, in bytes.
@@ -123,7 +138,7 @@ mod tests {
     fn files_fit_their_device() {
         const MIB: u64 = 1 << 20;
         let of = |total_mib: u64, available_bytes: u64| {
-            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes };
+            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes, for_name_bytes: 0 };
             let Lengths { segment, output, reserve, .. } = Lengths::of(room, 0, 64 << 20, 64 << 20);
             (segment >> 10, output >> 10, reserve >> 10)
         };

@@ -13,6 +13,9 @@
 //! short, it creates no file for new data: that file might take the room for good. A used-up
 //! reserve is created again from the first room that comes free. The files survive a close and the
 //! death of the process, so that an open on a full device finds them.
+//!
+//! xfs creates a file only while some room is free. The manifest's reserve is longer by that, and
+//! lends it to the creation of the other reserves.
 
 use std::io;
 use std::sync::Arc;
@@ -36,6 +39,11 @@ use crate::store_dir::StoreDir;
 
 /// Room for a manifest to grow by deletes and compaction: the entries of 16 segments.
 const GROWTH_BYTES: u64 = 16 * ENTRY_LEN_BYTES as u64;
+
+/// The manifest's reserve has this share more than the room for a name: each name takes some of it.
+const LENT_SHARE: u64 = 4;
+/// An allocation may need this share of it more than it takes.
+const ALLOCATION_SHARE: u64 = 24;
 
 /// The use of a reserve, in the order of their creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,8 +233,8 @@ impl Reserves {
         states[ReserveKind::Tail as usize].needed_bytes = wanted / 2;
         let made = self.keep_manifest(states.as_mut_slice(), manifest_len).and_then(|()| {
             which.iter().try_for_each(|reserve| match reserve {
-                ReserveKind::Opening => self.keep(&mut states[*reserve as usize], *reserve, lengths.opening.into()),
-                _ => self.keep_some(&mut states[*reserve as usize], *reserve, wanted),
+                ReserveKind::Opening => self.keep(states.as_mut_slice(), *reserve, lengths.opening.into()),
+                _ => self.keep_some(states.as_mut_slice(), *reserve, wanted),
             })
         });
         let made = made.and_then(|()| self.keep_manifest(states.as_mut_slice(), manifest_len));
@@ -236,15 +244,15 @@ impl Reserves {
 
     /// Creates a reserve of this length, or else of a large part of it: a file in many extents
     /// takes room for their list.
-    fn keep_some(&self, state: &mut ReserveState, reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
-        self.keep(state, reserve, wanted)?;
-        if state.is_at_least(wanted) {
+    fn keep_some(&self, states: &mut [ReserveState], reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
+        self.keep(states, reserve, wanted)?;
+        if states[reserve as usize].is_at_least(wanted) {
             return Ok(());
         }
         // Read again, since other reserves have taken of it. Some users get more room than the
         // system reports.
         let left = self.lengths.room()?.available_bytes.min(wanted);
-        [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(state, reserve, len))
+        [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(states, reserve, len))
     }
 
     /// Keeps others from creating reserves while the manifest changes. The returned guard holds the
@@ -265,12 +273,13 @@ impl Reserves {
         made
     }
 
-    /// Keeps room for a manifest of this length. Keeps room for its growth too if the other
-    /// reserves are complete; on a full device the free room may be what compaction has just
+    /// Keeps room for a manifest of this length. Keeps room for its growth and for names too if
+    /// the other reserves are complete; on a full device the free room may be what compaction has just
     /// returned, and they come first. Also if the reserve was given up for a manifest: then the
     /// room of the previous manifest is free.
     fn keep_manifest(&self, states: &mut [ReserveState], manifest_len: u64) -> Result<(), SegmentError> {
-        let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES);
+        let for_names = self.lengths.for_names();
+        let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES) + for_names;
         let may_grow =
             states.iter().skip(1).all(ReserveState::is_enough) || states[ReserveKind::Manifest as usize].file.is_none();
         let state = &mut states[ReserveKind::Manifest as usize];
@@ -281,20 +290,30 @@ impl Reserves {
             return Ok(());
         }
         if may_grow {
-            self.keep(state, ReserveKind::Manifest, enough)?;
+            self.keep_most(states, enough + for_names / LENT_SHARE, for_names)?;
         }
-        self.keep(state, ReserveKind::Manifest, manifest_len)
+        self.keep(states, ReserveKind::Manifest, manifest_len)
+    }
+
+    /// Lengthens the manifest's reserve to `wanted` bytes, or as far as there is room for it.
+    fn keep_most(&self, states: &mut [ReserveState], wanted: u64, for_names: u64) -> Result<(), SegmentError> {
+        let reserve = ReserveKind::Manifest;
+        self.keep(states, reserve, wanted)?;
+        let has = states[reserve as usize].file.as_ref().map_or(0, |file| file.len_bytes);
+        if for_names == 0 || has >= wanted {
+            return Ok(());
+        }
+        let most = wanted.min(has.saturating_add(self.lengths.room()?.available_bytes));
+        let less = for_names / ALLOCATION_SHARE;
+        [0, less, 2 * less].into_iter().try_for_each(|less| self.keep(states, reserve, most.saturating_sub(less)))
     }
 
     /// Lengthens one reserve to `wanted` bytes, if it is shorter and the device has room for it.
-    fn keep(&self, state: &mut ReserveState, reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
-        if wanted == 0 || state.is_at_least(wanted) {
+    fn keep(&self, states: &mut [ReserveState], reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
+        if wanted == 0 || states[reserve as usize].is_at_least(wanted) {
             return Ok(());
         }
-        self.lengthen(reserve, &mut state.file, wanted)
-    }
-
-    fn lengthen(&self, reserve: ReserveKind, kept: &mut Option<ReserveFile>, wanted: u64) -> Result<(), SegmentError> {
+        let kept = states[reserve as usize].file.clone();
         let opened = kept.as_ref().map(|file| (file.name.clone(), self.store.dir.open(&file.name, Access::Write)));
         // Another program may have removed it.
         let opened =
@@ -302,22 +321,44 @@ impl Reserves {
         let (name, made) = match opened {
             Some(opened) => opened,
             None => {
-                *kept = None;
-                self.create_reserve(reserve)?
+                states[reserve as usize].file = None;
+                self.create_reserve_by_loan(states, reserve)?
             }
         };
         let made = made.and_then(|file| retry_interrupted(|| file.allocate(wanted)));
         let Err(error) = made else {
-            *kept = Some(ReserveFile { name, len_bytes: wanted });
+            states[reserve as usize].file = Some(ReserveFile { name, len_bytes: wanted });
             return Ok(());
         };
-        match kept {
+        match &states[reserve as usize].file {
             // A short reserve is better than none: without it, new data would take the room. But
             // the part that the failed attempt allocated is returned.
             Some(kept) => self.cut(kept, kept.len_bytes)?,
             None => remove_if_there(self.store.dir.as_ref(), &name)?,
         }
         if is_full(&error) { Ok(()) } else { Err(SegmentError::io("make", &self.store.path_of(&name), error)) }
+    }
+
+    /// Creates the empty file of a reserve. If the device has no room for its name, the manifest's
+    /// reserve lends that room and takes it back at once.
+    fn create_reserve_by_loan(
+        &self,
+        states: &mut [ReserveState],
+        reserve: ReserveKind,
+    ) -> Result<(String, io::Result<Arc<dyn File>>), SegmentError> {
+        let (name, made) = self.create_reserve(reserve)?;
+        let for_names = self.lengths.for_names();
+        let may_lend = for_names > 0 && made.as_ref().is_err_and(is_full);
+        let lender = states[ReserveKind::Manifest as usize].file.clone();
+        let Some(lender) = lender.filter(|lender| may_lend && lender.len_bytes > for_names) else {
+            return Ok((name, made));
+        };
+        let left = lender.len_bytes - for_names;
+        self.cut(&lender, left)?;
+        states[ReserveKind::Manifest as usize].file = Some(ReserveFile { len_bytes: left, ..lender.clone() });
+        let again = self.create_reserve(reserve);
+        self.keep_most(states, lender.len_bytes, for_names)?;
+        again
     }
 
     /// Gives back a reserve's room past `len_bytes`.

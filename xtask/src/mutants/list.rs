@@ -54,6 +54,8 @@ const LIN: Catcher = Catcher {
 const LOG: Catcher = plain("hightower-log", "properties", "a_record_counts_only_in_its_place");
 const HALF_DEAD: Catcher =
     plain("hightower-engine", "upkeep_faults", "a_full_device_of_half_dead_segments_is_compacted");
+const OPENED_AGAIN: Catcher =
+    plain("hightower-engine", "upkeep_faults", "a_full_device_is_compacted_after_any_number_of_openings");
 const COMPACTOR: Catcher = plain("hightower-compactor", "model", "no_key_is_lost");
 const fn schedule(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
@@ -208,6 +210,11 @@ const OF_STORE: &[Mutant] = &[
         "names_need_no_room",
         "a file's new name has room on a full device",
         &[rule_of_segments("a_name_finds_room_on_a_full_device")],
+    ),
+    caught(
+        "new_files_need_no_room",
+        "on a full device that creates a file only beside free room, compaction still works",
+        &[HALF_DEAD, OPENED_AGAIN],
     ),
     caught(
         "segments_ignore_the_device",

@@ -32,6 +32,9 @@ impl SimDir {
         if cache.names.contains_key(&path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if cache.room().available_bytes < cache.for_name_bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let inode = cache.next_inode;
         cache.next_inode += 1;
         cache.files.insert(inode, CachedFile { memory: Arc::new(SharedMemory::new(&[])), len: 0 });
@@ -134,9 +137,7 @@ impl Dir for SimDir {
     fn room(&self) -> io::Result<DeviceRoom> {
         let mut cache = self.cache.lock();
         cache.enter(Call::Look)?;
-        let available =
-            |total: u64| DeviceRoom { total_bytes: total, available_bytes: total - total.min(cache.used_bytes()) };
-        Ok(cache.capacity_bytes.map_or(DeviceRoom { total_bytes: u64::MAX, available_bytes: u64::MAX }, available))
+        Ok(cache.room())
     }
 
     fn preallocation_is_promise(&self) -> io::Result<bool> {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::disk::{Disk, DiskFile, DiskNode, Inode, NameChanges, Op};
 use super::fault::{Call, Fault, FaultKind};
-use crate::fs::{Metadata, check_name};
+use crate::fs::{DeviceRoom, Metadata, check_name};
 use crate::mapping::SharedMemory;
 
 /// The page cache, shared by all handles.
@@ -33,6 +33,7 @@ pub(super) struct PageCache {
     pub(super) calls: u64,
     pub(super) faults: Vec<Fault>,
     pub(super) capacity_bytes: Option<u64>,
+    pub(super) for_name_bytes: u64,
     pub(super) promise: bool,
 }
 
@@ -96,6 +97,7 @@ impl PageCache {
             calls: 0,
             faults: Vec::new(),
             capacity_bytes: None,
+            for_name_bytes: 0,
             promise,
         }
     }
@@ -172,6 +174,16 @@ impl PageCache {
         inodes.sort();
         inodes.dedup();
         inodes.into_iter().filter_map(|inode| self.files.get(inode)).map(|file| file.len as u64).sum()
+    }
+
+    pub(super) fn room(&self) -> DeviceRoom {
+        let limited = |total_bytes: u64| DeviceRoom {
+            total_bytes,
+            available_bytes: total_bytes - total_bytes.min(self.used_bytes()),
+            ..DeviceRoom::UNKNOWN
+        };
+        let room = self.capacity_bytes.map_or(DeviceRoom::UNKNOWN, limited);
+        DeviceRoom { for_name_bytes: self.for_name_bytes, ..room }
     }
 
     /// Whether a file may grow to `len`.

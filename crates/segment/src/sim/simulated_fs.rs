@@ -80,6 +80,11 @@ impl SimFs {
         self.cache.lock().capacity_bytes = capacity_bytes;
     }
 
+    /// The room that must be available for the creation of a file, as on xfs.
+    pub fn set_for_name_bytes(&self, for_name_bytes: u64) {
+        self.cache.lock().for_name_bytes = for_name_bytes;
+    }
+
     /// The total length of all files.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {

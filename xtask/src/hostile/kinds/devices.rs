@@ -16,6 +16,9 @@ use crate::hostile::round::Round;
 use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::config;
 
+/// What the store keeps on xfs so that it can create files.
+const NAMES_BYTES: u64 = 512 << 10;
+
 /// From this size on half of a device must be of use.
 const USEFUL_FROM_BYTES: u64 = 4 << 20;
 
@@ -33,10 +36,13 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let len_bytes = if device == "quota" { len_bytes.min(16 << 20) } else { len_bytes };
     let mounted = match device {
         "quota" => None,
-        // On btrfs there is always something that others can give.
-        kind => match mount(kind, &round.dir, len_bytes)
-            .and_then(|mounted| leave(mounted, len_bytes, if kind == "btrfs" { 16 << 20 } else { 0 }))
-        {
+        kind => match mount(kind, &round.dir, len_bytes).and_then(|mounted| {
+            // On btrfs there is always something that others can give. On xfs the store keeps room for
+            // names.
+            let (more, least) =
+                (if kind == "xfs" { NAMES_BYTES } else { 0 }, if kind == "btrfs" { 16 << 20 } else { 0 });
+            leave(mounted, len_bytes + more, least)
+        }) {
             Ok(mounted) => Some(mounted),
             Err(error) => {
                 println!("skipped {kind} cannot be mounted here: {}", format!("{error:#}").replace('\n', " "));
@@ -89,9 +95,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
         return Ok(());
     }
     let device = Device { round, store, mounted, len_bytes, keys, keeps_room };
-    device
-        .attack(&mut random)
-        .with_context(|| format!("on {device_name} of {} MiB", len_bytes >> 20, device_name = drawn))
+    device.attack(&mut random).with_context(|| format!("on {drawn} of {} MiB: {}", len_bytes >> 20, device.portrait()))
 }
 
 /// Where a file system cannot be so small, somebody else's file takes all but `len_bytes` of it,
@@ -198,6 +202,37 @@ impl Device<'_> {
         }
         rustix::fs::syncfs(fs::File::open(&mounted.dir)?)?;
         Ok(())
+    }
+
+    /// What a finding is understood by: the room, the store's files with their lengths and blocks,
+    /// and its statistics.
+    fn portrait(&self) -> String {
+        let dir = &self.store.config.data_dir;
+        let (mut others, mut segments, mut segment_bytes) = (Vec::new(), 0_u64, 0);
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let (name, found) = (entry.file_name(), entry.metadata());
+            let blocks = found.as_ref().map_or(0, std::os::unix::fs::MetadataExt::blocks);
+            if name.as_encoded_bytes().ends_with(b".seg") {
+                segments += 1;
+                segment_bytes += blocks * 512;
+            } else {
+                others.push(format!(
+                    "{} of {} ({} taken)",
+                    name.display(),
+                    found.map_or(0, |found| found.len()),
+                    blocks * 512
+                ));
+            }
+        }
+        others.sort();
+        let free = rustix::fs::statvfs(dir).map_or(0, |free| free.f_bavail * free.f_frsize);
+        let mut stats = self.store.handle().map(|handle| handle.engine.stats());
+        stats.iter_mut().for_each(|stats| stats.segments.clear());
+        format!(
+            "{free} bytes are free, {segments} segments take {segment_bytes}; {}; {:?}; {stats:?}",
+            others.join(", "),
+            self.store.config
+        )
     }
 
     fn handle(&self) -> Result<std::sync::Arc<Handle>> {
