@@ -115,7 +115,11 @@ pub(super) fn start(limit: Duration) -> Result<()> {
         }
         let thread = thread::current().name().unwrap_or("?").to_owned();
         let told = format!("thread {thread} panicked: {info}");
-        eprintln!("{told}\n{}", std::backtrace::Backtrace::force_capture());
+        if std::env::var_os("RUST_BACKTRACE").is_none_or(|wanted| wanted != "0") {
+            eprintln!("{told}\n{}", std::backtrace::Backtrace::force_capture());
+        } else {
+            eprintln!("{told}");
+        }
         lock(&watch().panics).push(told);
     }));
     thread::Builder::new().name("watchdog".into()).spawn(move || guard(limit))?;

@@ -16,8 +16,9 @@ use crate::hostile::round::Round;
 use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::config;
 
-/// What the store keeps on xfs so that it can create files.
-const NAMES_BYTES: u64 = 512 << 10;
+/// The room that is of no use for data on xfs: the store keeps 121 blocks of it, to create files for
+/// deletes and compaction, and the last 47 blocks admit no file for new data.
+const NAMES_BYTES: u64 = 168 * 4096;
 
 /// From this size on half of a device must be of use.
 const USEFUL_FROM_BYTES: u64 = 4 << 20;

@@ -56,6 +56,9 @@ pub(super) fn run(round: &Round) -> Result<()> {
         return limited(round, event, &mut random).context("the event is descriptors");
     }
     let mut child = round.child(event)?;
+    // When the language ends a process for lack of memory it prints a backtrace, and would wait for
+    // itself if the memory was to be for a backtrace.
+    child.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
     if event == "threads" && rustix::process::getuid().is_root() {
         std::os::unix::fs::chown(&round.dir, Some(NOBODY), Some(NOBODY))?;
         child.uid(NOBODY);
