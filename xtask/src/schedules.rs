@@ -1,9 +1,9 @@
 //! `cargo xtask schedules`: variation of the order of threads.
 //!
 //! Two tools for two sizes. Shuttle runs the segment store and the whole engine on the simulated
-//! file system, and draws the order of their threads from a seed. Loom runs the lock-free protocols of the index and the
-//! state, small programs with few threads, in every order, with every outcome that their memory
-//! orderings allow.
+//! file system, and draws the order of their threads from a seed. Loom runs the lock-free protocols
+//! of the index and the state, small programs with few threads, in every order, with every outcome
+//! that their memory orderings allow.
 
 use anyhow::Result;
 

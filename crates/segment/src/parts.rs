@@ -10,8 +10,8 @@
 //! | [`LogTail`] | the segments at the tail of the log, and their syncs |
 //! | [`Successors`] | the preparation of segments for commits |
 //!
-//! Lock order: `preparing` of the reserves (creates files ahead of use), `sync_turn` of the tail (one
-//! sync at a time), the manifest (held while the file is replaced), the tail (held for a few
+//! Lock order: `preparing` of the reserves (creates files ahead of use), `sync_turn` of the tail
+//! (one sync at a time), the manifest (held while the file is replaced), the tail (held for a few
 //! instructions, never across I/O). An append takes none of them; a roll with a prepared successor
 //! takes that of the tail alone.
 

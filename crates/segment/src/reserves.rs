@@ -273,8 +273,8 @@ impl Reserves {
         made
     }
 
-    /// Keeps room for a manifest of this length. Keeps room for its growth and for names too if
-    /// the other reserves are complete; on a full device the free room may be what compaction has just
+    /// Keeps room for a manifest of this length. Keeps room for its growth and for names too if the
+    /// other reserves are complete; on a full device the free room may be what compaction has just
     /// returned, and they come first. Also if the reserve was given up for a manifest: then the
     /// room of the previous manifest is free.
     fn keep_manifest(&self, states: &mut [ReserveState], manifest_len: u64) -> Result<(), SegmentError> {

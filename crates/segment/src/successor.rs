@@ -188,8 +188,8 @@ impl Successors {
                 match remove_if_there(self.store.dir.as_ref(), &segment_name(old.segment.id())) {
                     Ok(()) => Ok(prepared),
                     Err(error) => {
-                        // The manifest names it, so it must come next, or an empty segment would stay
-                        // in the middle of the log.
+                        // The manifest names it, so it must come next, or an empty segment would
+                        // stay in the middle of the log.
                         self.tail.lock().prepared = Some(prepared);
                         Err(error)
                     }

@@ -388,9 +388,9 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], [`Error::ReadOnly`], [`Error::Forked`] or [`Error::Poisoned`] for the state
-    /// of the store; [`Error::Validation`] on the commit thread if the queue is full. The error of
-    /// the write itself comes with the ticket.
+    /// [`Error::Closed`], [`Error::ReadOnly`], [`Error::Forked`] or [`Error::Poisoned`] for the
+    /// state of the store; [`Error::Validation`] on the commit thread if the queue is full. The
+    /// error of the write itself comes with the ticket.
     pub fn submit_async(&self, command: Command) -> Result<Ticket<ApplyOutcome>> {
         self.submit_async_with(command, self.durability)
     }
@@ -440,9 +440,9 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], [`Error::ReadOnly`], [`Error::Forked`] or [`Error::Poisoned`] for the state
-    /// of the store; [`Error::Validation`] on the commit thread if the queue is full. The error of
-    /// the write itself comes with the ticket.
+    /// [`Error::Closed`], [`Error::ReadOnly`], [`Error::Forked`] or [`Error::Poisoned`] for the
+    /// state of the store; [`Error::Validation`] on the commit thread if the queue is full. The
+    /// error of the write itself comes with the ticket.
     pub fn commit_async<'a>(&self, batch: impl Into<Cow<'a, Batch>>) -> Result<Ticket<BatchOutcome>> {
         self.commit_async_with(batch, self.durability)
     }

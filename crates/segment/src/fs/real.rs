@@ -351,7 +351,8 @@ fn kind_of(system: &rustix::fs::StatFs) -> i64 {
 }
 
 /// Before it creates a file, xfs reserves blocks for the worst case: a chunk of inodes and a split
-/// of each tree at each level. Linux 6.18 asks for 47 blocks, and for about 85 with parent pointers.
+/// of each tree at each level. Linux 6.18 asks for 47 blocks, and for about 85 with parent
+/// pointers.
 #[cfg(target_os = "linux")]
 fn blocks_for_name(dir: &OwnedFd) -> io::Result<u64> {
     const OF_XFS: u64 = 96;

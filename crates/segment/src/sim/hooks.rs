@@ -40,7 +40,8 @@ pub trait FsHook: Debug + Send + Sync {
     }
 }
 
-/// A file system whose writes and syncs call a [`FsHook`] first. All other calls go to the inner one.
+/// A file system whose writes and syncs call a [`FsHook`] first. All other calls go to the inner
+/// one.
 ///
 /// ```
 /// use std::io;

@@ -16,8 +16,8 @@ use crate::hostile::round::Round;
 use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::config;
 
-/// The room that is of no use for data on xfs: the store keeps 121 blocks of it, to create files for
-/// deletes and compaction, and the last 47 blocks admit no file for new data.
+/// The room that is of no use for data on xfs: the store keeps 121 blocks of it, to create files
+/// for deletes and compaction, and the last 47 blocks admit no file for new data.
 const NAMES_BYTES: u64 = 168 * 4096;
 
 /// From this size on half of a device must be of use.
@@ -38,8 +38,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let mounted = match device {
         "quota" => None,
         kind => match mount(kind, &round.dir, len_bytes).and_then(|mounted| {
-            // On btrfs there is always something that others can give. On xfs the store keeps room for
-            // names.
+            // On btrfs there is always something that others can give. On xfs the store keeps room
+            // for names.
             let (more, least) =
                 (if kind == "xfs" { NAMES_BYTES } else { 0 }, if kind == "btrfs" { 16 << 20 } else { 0 });
             leave(mounted, len_bytes + more, least)
