@@ -72,6 +72,7 @@ mod check;
 mod checksum;
 mod column;
 mod cursor;
+mod cuts;
 mod entry;
 mod error;
 mod footer;

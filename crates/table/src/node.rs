@@ -105,10 +105,15 @@ impl<'a> IndexNode<'a> {
         found.ok_or_else(|| damaged(self.offset, "separators of a node that overlap"))
     }
 
+    /// The separator of the child at this place.
+    pub(crate) fn separator(&self, place: usize) -> Result<Vec<u8>, Damaged> {
+        Ok([self.prefix, self.suffix(place)?].concat())
+    }
+
     /// Whether its separators ascend, and are above `before`.
     pub(crate) fn is_rising(&self, before: &mut Option<Vec<u8>>) -> Result<bool, Damaged> {
         for place in 0..self.len() {
-            let separator = [self.prefix, self.suffix(place)?].concat();
+            let separator = self.separator(place)?;
             if before.as_ref().is_some_and(|before| *before >= separator) {
                 return Ok(false);
             }
