@@ -117,7 +117,7 @@ impl World {
     }
 
     /// Makes all later writes fail, so that dropping the store is cheap: otherwise it would write a
-    /// checkpoint that nobody reads.
+    /// table that nobody reads.
     fn abandon(&self) {
         self.fs.inject(Fault { kind: FaultKind::Io, at_call: self.fs.call_count(), lasting: true });
     }

@@ -22,7 +22,7 @@ enum Layer {
     Compaction,
     /// Puts, gets, prefixes, compaction of a store, puts with 0 to 8 workers
     Engine,
-    /// Opening a store: clean with and without a checkpoint, and after a kill
+    /// Opening a store: clean with and without a table, and after a kill
     Recovery,
     /// Authentication by API key, permission checks
     Auth,

@@ -4,7 +4,9 @@ use clap::Subcommand;
 
 use crate::failure::{Exit, Failure};
 use crate::session::Session;
-use crate::verbs::{auth, backup, check, compact, delete, export, get, import, prefix, put, scan, segments, stats};
+use crate::verbs::{
+    auth, backup, check, compact, delete, export, get, import, prefix, put, scan, segments, stats, tables,
+};
 
 /// The verbs on one store, on the command line and in the shell.
 #[derive(Debug, Subcommand)]
@@ -18,6 +20,7 @@ pub(crate) enum StoreVerb {
     Export(export::Args),
     Stats(stats::Args),
     Segments(segments::Args),
+    Tables(tables::Args),
     Check(check::Args),
     Compact(compact::Args),
     Backup(backup::Args),
@@ -36,6 +39,7 @@ impl StoreVerb {
             Self::Export(args) => args.run(session),
             Self::Stats(args) => args.run(session),
             Self::Segments(args) => args.run(session),
+            Self::Tables(args) => args.run(session),
             Self::Check(args) => args.run(session),
             Self::Compact(args) => args.run(session),
             Self::Backup(args) => args.run(session),

@@ -23,3 +23,4 @@ pub(crate) mod scan;
 pub(crate) mod segments;
 pub(crate) mod shell;
 pub(crate) mod stats;
+pub(crate) mod tables;

@@ -105,7 +105,7 @@ fn numbers() {
     assert_eq!((&check["level"], &check["records"], &check["damage"]), (&json!("checksums"), &json!(2), &json!([])));
     assert!(tool.ok(["check"]).starts_with("no damage: 2 segments, 2 records, "));
     assert!(tool.ok(["check", "--level", "structure"]).contains("no record read"));
-    assert!(tool.ok(["check", "--level", "index"]).contains("the same as the log"));
+    assert!(tool.ok(["check", "--level", "tables"]).contains("the same as the log"));
 }
 
 #[test]

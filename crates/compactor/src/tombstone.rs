@@ -20,7 +20,7 @@
 //! to the read position before it removes the inputs, and removes the tombstone from memory only
 //! after that.
 //!
-//! Checkpoints have no influence: an entry of a checkpoint is valid only while its segment exists.
+//! Tables have no influence: an entry of a table is valid only while its segment exists.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! The time of an open: after a clean close, and after a kill without a checkpoint; with two cores
+//! The time of an open: after a clean close, and after a kill without a table; with two cores
 //! and with one; compared with the rates of the page cache and of the device for the same files.
 //! One line per number.
 //!
@@ -127,11 +127,11 @@ fn main() {
     });
     let started = Instant::now();
     engine.close().unwrap();
-    println!("close with a checkpoint: {:?}", started.elapsed());
+    println!("close with a table: {:?}", started.elapsed());
     drop(engine);
     open_in_child(dir, "clean close, two cores", "0,1");
     open_in_child(dir, "clean close, one core", "0");
-    files(dir, ".ckpt").iter().for_each(|path| fs::remove_file(path).unwrap());
+    files(dir, ".tbl").iter().for_each(|path| fs::remove_file(path).unwrap());
     let say = |what: &str, (time, bytes): (Duration, u64)| {
         println!(
             "{what}: {:.0} MB in {time:?}, {:.0} MB/s",
@@ -140,23 +140,23 @@ fn main() {
         );
     };
     say("page cache", (0..3).map(|_| read_log(dir)).min().unwrap());
-    open_in_child(dir, "no checkpoint, two cores", "0,1");
-    open_in_child(dir, "no checkpoint, one core", "0");
+    open_in_child(dir, "no table, two cores", "0,1");
+    open_in_child(dir, "no table, one core", "0");
     for _ in 0..3 {
         if empty_page_cache() {
             say("device", read_log(dir));
         }
         if empty_page_cache() {
-            open_in_child(dir, "no checkpoint, cold, two cores", "0,1");
+            open_in_child(dir, "no table, cold, two cores", "0,1");
         }
     }
-    // The state after a kill: the last segment open, and no checkpoint.
+    // The state after a kill: the last segment open, and no table.
     let engine = SingleNodeEngine::with_config(config(dir)).unwrap();
     (0..keys / 4).for_each(|number| {
         engine.put(key(number), &value).unwrap();
     });
     let tail = copy_at_rest(dir);
     files(tail.path(), ".spare").iter().for_each(|path| fs::remove_file(path).unwrap());
-    files(tail.path(), ".ckpt").iter().for_each(|path| fs::remove_file(path).unwrap());
-    open_in_child(tail.path(), "killed, no checkpoint, two cores", "0,1");
+    files(tail.path(), ".tbl").iter().for_each(|path| fs::remove_file(path).unwrap());
+    open_in_child(tail.path(), "killed, no table, two cores", "0,1");
 }

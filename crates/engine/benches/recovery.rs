@@ -53,13 +53,13 @@ fn benches(criterion: &mut Criterion) {
     let killed = copied(dir.path());
     engine.close().unwrap();
     drop(engine);
-    group.bench_function("clean close, checkpoint", |bencher| {
+    group.bench_function("clean close, table", |bencher| {
         bencher.iter_with_large_drop(|| open_to_read(dir.path()));
     });
-    let is_checkpoint = |path: &Path| path.extension().is_some_and(|extension| extension == "ckpt");
+    let is_table = |path: &Path| path.extension().is_some_and(|extension| extension == "tbl");
     let files = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
-    files.filter(|path| is_checkpoint(path)).for_each(|path| fs::remove_file(path).unwrap());
-    group.bench_function("clean close, no checkpoint", |bencher| {
+    files.filter(|path| is_table(path)).for_each(|path| fs::remove_file(path).unwrap());
+    group.bench_function("clean close, no table", |bencher| {
         bencher.iter_with_large_drop(|| open_to_read(dir.path()));
     });
     group.bench_function("killed, recovered to be written to", |bencher| {

@@ -5,8 +5,8 @@
 //! `HIGHTOWER_BENCH_KEYS` sets the number of keys (default 1,000,000), `HIGHTOWER_BENCH_RANDOM=1`
 //! makes the keys random bytes instead of counted text, `HIGHTOWER_BENCH_ROUNDS` sets the rounds of
 //! the part `leak` (default 1,000), `HIGHTOWER_BENCH_DIR` the place (default `/var/tmp`). "Disk" is
-//! the room of all files of the store, as in `du`: segments, preallocated files, the index
-//! checkpoint, the manifest.
+//! the room of all files of the store, as in `du`: segments, preallocated files, the
+//! table, the manifest.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fs;
@@ -100,10 +100,10 @@ fn say(engine: &SingleNodeEngine, dir: &Path, when: &str) {
     let live = stats.live_bytes as f64;
     let share = |bytes: u64| bytes as f64 / live;
     println!(
-        "{when}: disk {:.3} x live; of that log {:.3}, checkpoint {:.3}, room made ready {:.3}; {} segments, live {} MB",
+        "{when}: disk {:.3} x live; of that log {:.3}, table {:.3}, room made ready {:.3}; {} segments, live {} MB",
         share(du(dir, "")),
         share(log),
-        share(du(dir, ".ckpt")),
+        share(du(dir, ".tbl")),
         share((du(dir, ".seg") + du(dir, ".spare")).saturating_sub(log)),
         stats.segments.len(),
         stats.live_bytes / 1_000_000
@@ -263,7 +263,7 @@ fn compacting(keys: u64) {
     println!("memory while compacting (bar 16): {more:.1} MiB more");
     let started = Instant::now();
     engine.close().unwrap();
-    println!("close with a checkpoint: {:?}", started.elapsed());
+    println!("close with a table: {:?}", started.elapsed());
 }
 
 /// The same beside a thread that only computes: the effect of a machine with fewer processors than

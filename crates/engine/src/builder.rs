@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use hightower_compactor::CompactionConfig;
 
-use crate::checkpoint::OpenProgress;
 use crate::components::Components;
 use crate::config::{AppendMode, Durability, RecoveryMode, StoreConfig, settings};
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
+use crate::load::OpenProgress;
 
 type Watcher = Box<dyn FnMut(OpenProgress) -> ControlFlow<()> + Send>;
 

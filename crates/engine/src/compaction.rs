@@ -1,6 +1,6 @@
 //! The engine's side of compaction: its schedule, its work and its statistics.
 //!
-//! Compactions, checkpoints and backups run one at a time, under the lock *turn*. A background
+//! Compactions, flushes and backups run one at a time, under the lock *turn*. A background
 //! thread takes it at each `compaction_interval`, and whenever the log has rotated;
 //! [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) takes it while it can free
 //! space. A failure of compaction never fails a write: the statistics and the next explicit call

@@ -93,11 +93,11 @@ pub struct StoreConfig {
     pub fsync_interval: Duration,
     /// Settings of compaction: the tolerated garbage, the rate, and the lifetime of tombstones.
     pub compaction: CompactionConfig,
-    /// Whether compaction ends with an index checkpoint, which makes the next open fast. Default:
-    /// true.
+    /// Whether compaction ends with a [`checkpoint`](crate::SingleNodeEngine::checkpoint): a table
+    /// of the index, which makes the next open fast. Default: true.
     pub checkpoint_after_compaction: bool,
     /// The spelling of 0.1 for [`checkpoint_after_compaction`](Self::checkpoint_after_compaction):
-    /// if either is false, compaction writes no checkpoint. Default: true.
+    /// if either is false, compaction writes no table. Default: true.
     pub emit_snapshot_after_compaction: bool,
     /// Maximum number of writes in the queue of the commit thread, 0 to 1,048,576. With 0 the store
     /// has no such thread: a write runs on its caller's thread, which is faster for callers that
@@ -168,7 +168,7 @@ impl StoreConfig {
         self.commit_queue_depth.max(self.worker_threads.saturating_mul(WRITES_PER_WORKER))
     }
 
-    /// Whether compaction ends with an index checkpoint, from both spellings.
+    /// Whether compaction ends with a flush, from both spellings.
     pub(crate) fn writes_checkpoint_after_compaction(&self) -> bool {
         self.checkpoint_after_compaction && self.emit_snapshot_after_compaction
     }

@@ -19,7 +19,6 @@ use hightower_log::Command;
 use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};
 
 use crate::batch::{Batch, BatchOutcome};
-use crate::checkpoint::CheckpointWriter;
 use crate::commit::WritePath;
 use crate::commit_log::CommitLock;
 use crate::compaction::Compaction;
@@ -35,6 +34,8 @@ use crate::read_path::ReadPath;
 use crate::snapshot::{Entry, Range, Snapshot};
 use crate::stats::{Stats, StatsSource};
 use crate::sync_path::SyncPath;
+use crate::table_flusher::TableFlusher;
+use crate::tables::Tables;
 use crate::ticket::Ticket;
 use crate::time::StoreTime;
 use crate::traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
@@ -74,7 +75,8 @@ pub struct SingleNodeEngine {
     pub(crate) store: Arc<OpenStore>,
     sync: Arc<SyncPath>,
     maintenance: Arc<Maintenance>,
-    checkpoints: Arc<CheckpointWriter>,
+    tables: Arc<Tables>,
+    flusher: Arc<TableFlusher>,
     compaction: Arc<Compaction>,
     life: Arc<Lifecycle>,
     durability: Durability,
@@ -166,6 +168,7 @@ impl SingleNodeEngine {
             store: &self.store,
             sync: &self.sync,
             maintenance: &self.maintenance,
+            tables: &self.tables,
             transactions: &self.transactions,
         };
         source.stats()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hightower_segment::{OUT_OF_MAPS, SegmentError};
+use hightower_table::{MAX_TABLE_SEGMENTS, TableError};
 use thiserror::Error;
 
 use crate::conflict::Conflict;
@@ -281,6 +282,30 @@ impl From<SegmentError> for Error {
                 Self::LimitExceeded { what: "commit (bytes)", found: len_bytes, limit: limit_bytes }
             }
             other => Self::Validation(other.to_string().into()),
+        }
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Io { operation, path, source } => {
+                Self::Io { action: format!("cannot {operation} {}", path.display()), source: source.into() }
+            }
+            TableError::Full { .. } => Self::Full { detail: error.to_string() },
+            TableError::Corrupt { path, offset, what } => Self::Corrupt { path, offset, detail: what.to_owned() },
+            TableError::VersionUnsupported { path, what } => Self::VersionUnsupported {
+                path,
+                detail: format!("{what} is newer than this build reads; use a newer build"),
+            },
+            TableError::TooManySegments { segments } => Self::LimitExceeded {
+                what: "number of segments in a table",
+                found: segments as u64,
+                limit: MAX_TABLE_SEGMENTS as u64,
+            },
+            TableError::Exists { .. } => Self::Conflict(error.to_string().into()),
+            TableError::Canceled => Self::Aborted("writing a table"),
+            other => Self::Internal(other.to_string().into()),
         }
     }
 }

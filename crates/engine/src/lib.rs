@@ -37,7 +37,6 @@ mod backup;
 mod batch;
 mod bounds;
 mod builder;
-mod checkpoint;
 mod commit;
 mod commit_log;
 mod compaction;
@@ -54,6 +53,7 @@ mod group_commit;
 mod guarded;
 mod lifecycle;
 pub mod limits;
+mod load;
 mod maintenance;
 mod observe;
 mod open;
@@ -73,6 +73,8 @@ mod stats;
 mod sync;
 mod sync_path;
 mod table;
+mod table_flusher;
+mod tables;
 mod tail_upkeep;
 mod ticket;
 mod time;
@@ -92,7 +94,6 @@ pub use backup::{
 pub use batch::{Batch, BatchChange, BatchOutcome, Committed};
 pub use bounds::{KeyBounds, OwnedBounds, prefix_end};
 pub use builder::StoreBuilder;
-pub use checkpoint::{CheckpointUse, OpenPhase, OpenProgress};
 pub use compaction::{CompactionReport, CompactionStats};
 pub use components::{Background, Components};
 pub use config::{AppendMode, Durability, MAX_SEGMENT_SIZE_BYTES, MIN_SEGMENT_SIZE_BYTES, RecoveryMode, StoreConfig};
@@ -104,12 +105,14 @@ pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, G
 pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};
+pub use load::{OpenPhase, OpenProgress, TablesUse};
 pub use open::OpenReport;
 pub use repair::{
     CheckLevel, CheckReport, DamagedPlace, KeysBetween, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,
 };
 pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};
+pub use tables::TableStats;
 pub use ticket::Ticket;
 pub use traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
 pub use transaction::{Savepoint, Transaction, TransactionEntry, TransactionRange, TransactionStats};

@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 
 use hightower_seams::lock_order::Rank;
 
-use crate::checkpoint::CheckpointWriter;
 use crate::commit::WritePath;
 use crate::commit_log::{CommitLock, CommitLog};
 use crate::compaction::{Compaction, CompactionRunner};
@@ -20,6 +19,7 @@ use crate::read_path::ReadPath;
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::sync_path::SyncPath;
+use crate::table_flusher::TableFlusher;
 use crate::tail_upkeep::TailUpkeep;
 use crate::time::StoreTime;
 use crate::turn::{CheckedMutex, HasRank, called_from_within};
@@ -52,7 +52,7 @@ pub(crate) struct LifeParts {
     pub(crate) sync: Arc<SyncPath>,
     pub(crate) tail: Arc<TailUpkeep>,
     pub(crate) maintenance: Arc<Maintenance>,
-    pub(crate) checkpoints: Arc<CheckpointWriter>,
+    pub(crate) flusher: Arc<TableFlusher>,
     pub(crate) runner: Arc<CompactionRunner>,
 }
 
@@ -145,7 +145,7 @@ impl Lifecycle {
     }
 
     fn shut_down(&self) -> Result<()> {
-        let LifeParts { read, log, store, sync, tail, maintenance, checkpoints, runner, .. } = &self.parts;
+        let LifeParts { read, log, store, sync, tail, maintenance, flusher, runner, .. } = &self.parts;
         if let Some(pipeline) = self.pipeline() {
             pipeline.close();
         }
@@ -159,11 +159,11 @@ impl Lifecycle {
         }
         // Under the turn, so that other work on the files has ended.
         let mut turn = maintenance.turn.lock()?;
-        let checkpointed = if store.is_read_only() || store.poison().check().is_err() {
+        let flushed = if store.is_read_only() || store.poison().check().is_err() {
             Ok(())
         } else {
             let freed = runner.free_patiently(&mut turn);
-            freed.and_then(|()| checkpoints.try_write(&mut turn)).map(drop)
+            freed.and_then(|()| flusher.try_flush(&mut turn)).map(drop)
         };
         let log = log.close();
         let version_floor = log.as_ref().map_or(0, |log| log.max_version);
@@ -171,9 +171,9 @@ impl Lifecycle {
         turn.retired.clear();
         store.close();
         read.index.close(version_floor);
-        // A store without a checkpoint is complete, but the caller should know why the next open is
+        // A store whose tables are old is complete, but the caller should know why the next open is
         // slow.
-        closed.and(checkpointed)
+        closed.and(flushed)
     }
 
     fn close_log(&self, log: CommitLog) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The shared state of compaction, checkpoints and backups: the turn, the signal of the background
+//! The shared state of compaction, flushes and backups: the turn, the signal of the background
 //! thread, and the statistics.
 
 use std::sync::Arc;
@@ -26,17 +26,16 @@ impl HasRank for Turn {
 pub(crate) struct Turn {
     /// Removed segments whose files are still in use.
     pub(crate) retired: Vec<Arc<Segment>>,
-    /// The checkpoint that the manifest names.
-    pub(crate) checkpoint: Option<NamedCheckpoint>,
+    /// The state that the named tables hold completely, if any.
+    pub(crate) flushed: Option<Flushed>,
 }
 
-/// A checkpoint, with its content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NamedCheckpoint {
-    pub(crate) name: String,
-    /// Its seqno; 0 if records behind it were replayed.
+/// The state of the index when it was flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flushed {
+    /// Its seqno.
     pub(crate) seq: u64,
-    /// The number of compaction runs before it.
+    /// The number of compaction runs before it, since the open.
     pub(crate) runs: u64,
 }
 
@@ -61,7 +60,7 @@ struct Books {
     total: Total,
 }
 
-/// The turn of compaction, checkpoints and backups, and their statistics.
+/// The turn of compaction, flushes and backups, and their statistics.
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     pub(crate) turn: CheckedMutex<Turn>,

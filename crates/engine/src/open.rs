@@ -6,18 +6,19 @@ use std::time::Duration;
 use hightower_segment::{ForkGuard, ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, StoreOptions, Tolerance};
 use hightower_state::ConcurrentKvState;
 
-use crate::checkpoint::{CheckpointUse, Fold, Watch};
 use crate::commit_log::CommitLog;
 use crate::components::Components;
 use crate::config::{RecoveryMode, StoreConfig};
 use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::guarded::Panics;
-use crate::maintenance::NamedCheckpoint;
+use crate::load::{Fold, TablesUse, Watch};
+use crate::maintenance::Flushed;
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::read_path::ReadingLock;
 use crate::table::Segments;
+use crate::tables::TableStats;
 use crate::time::StoreTime;
 
 /// The report of an open.
@@ -26,9 +27,9 @@ use crate::time::StoreTime;
 pub struct OpenReport {
     /// The report of the recovery: the found files, and dropped bytes.
     pub recovery: RecoveryReport,
-    /// The use of the index checkpoint.
-    pub checkpoint: CheckpointUse,
-    /// Number of replayed commands, which the checkpoint does not cover.
+    /// The use of the tables.
+    pub tables: TablesUse,
+    /// Number of replayed commands, which the tables do not cover.
     pub replayed_records: u64,
     /// The duration.
     pub elapsed: Duration,
@@ -63,9 +64,10 @@ pub(crate) struct Opened {
     pub(crate) log: Option<(SegmentStore, CommitLog)>,
     /// The lock, if the store is open for reading.
     pub(crate) lock: Option<ReadingLock>,
-    /// The checkpoint that the manifest names.
-    pub(crate) checkpoint: Option<NamedCheckpoint>,
-    pub(crate) checkpoint_bytes: u64,
+    /// The commit up to which tables hold everything, if nothing was replayed.
+    pub(crate) flushed: Option<Flushed>,
+    /// The loaded tables.
+    pub(crate) tables: Vec<TableStats>,
     pub(crate) report: OpenReport,
 }
 
@@ -106,15 +108,15 @@ fn open_for_writing(surroundings: Surroundings, is_copy: bool, watch: Watch<'_>)
     };
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(config, recovery.report())?;
-    let store_id = store.manifest().store_id;
-    let fold = Fold::of(store.dir().as_ref(), store_id, recovery.segments(), recovery.report(), components, watch)?;
+    let tables = store.manifest().tables;
+    let fold = Fold::of(store.dir().as_ref(), &tables, recovery.segments(), recovery.report(), components, watch)?;
     start(surroundings, store, recovery, fold)
 }
 
 /// Seals the recovered segments and starts a new one.
 fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fold: Fold) -> Result<Opened> {
     let Surroundings { config, components, panics, fork_guard } = surroundings;
-    let max_version = fold.state.max_version().max(fold.max_version).max(recovery.report().version_floor);
+    let max_version = fold.state.max_version().max(recovery.report().version_floor);
     let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
     let stamp = time.stamp(max_version);
     store.set_next_len(config.idle_segment_len(fold.segments.live_bytes()));
@@ -125,19 +127,14 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
     let log = CommitLog::new(appender, active, last_seq, max_version);
     let report = OpenReport {
         recovery: report,
-        checkpoint: fold.checkpoint.clone(),
+        tables: fold.tables_use,
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    let checkpoint = match fold.checkpoint {
-        // Nothing was replayed: the checkpoint is complete.
-        CheckpointUse::Loaded { name, .. } if fold.replayed_records == 0 => Some((name, last_seq)),
-        CheckpointUse::Loaded { name, .. } | CheckpointUse::Rebuilt { name, .. } => Some((name, 0)),
-        CheckpointUse::None => None,
-    };
+    let is_flushed = !fold.tables.is_empty() && fold.replayed_records == 0;
     Ok(Opened {
-        checkpoint: checkpoint.map(|(name, seq)| NamedCheckpoint { name, seq, runs: 0 }),
-        checkpoint_bytes: fold.checkpoint_bytes,
+        flushed: is_flushed.then_some(Flushed { seq: last_seq, runs: 0 }),
+        tables: fold.tables,
         state: fold.state,
         segments: fold.segments,
         log: Some((store, log)),
@@ -158,14 +155,14 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
     reading = ReadingLock(Arc::clone(store.lock()));
     refuse_loss(config, store.report())?;
-    let store_id = store.manifest().store_id;
-    let fold = Fold::of(store.dir().as_ref(), store_id, store.segments(), store.report(), components, watch)?;
+    let fold =
+        Fold::of(store.dir().as_ref(), &store.manifest().tables, store.segments(), store.report(), components, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
     let lock = Some(reading).filter(|_| !planted("reading_lock_dropped"));
     let report = OpenReport {
         recovery: store.into_report(),
-        checkpoint: fold.checkpoint,
+        tables: fold.tables_use,
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
@@ -175,8 +172,8 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
         state: fold.state,
         segments: fold.segments,
         log: None,
-        checkpoint: None,
-        checkpoint_bytes: 0,
+        flushed: None,
+        tables: fold.tables,
         config,
         components,
         panics,

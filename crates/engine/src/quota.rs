@@ -17,6 +17,7 @@ use crate::mutants::planted;
 use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
 use crate::sync::{Mutex, MutexGuard};
+use crate::tables::Tables;
 
 /// Deletes, and batches that may use the reserve, may exceed the quota by this share of it.
 const QUOTA_RESERVE_SHARE: u64 = 8;
@@ -38,11 +39,11 @@ pub(crate) struct DiskQuota {
     max_bytes: Option<u64>,
     /// Held while a file that counts against the quota is created.
     growing: Mutex<()>,
-    checkpoint_bytes: AtomicU64,
     /// Bytes of segments that compaction has removed and whose files still exist.
     retired_bytes: AtomicU64,
     read: Arc<ReadPath>,
     store: Arc<OpenStore>,
+    tables: Arc<Tables>,
 }
 
 impl DiskQuota {
@@ -50,21 +51,16 @@ impl DiskQuota {
         config: &StoreConfig,
         read: &Arc<ReadPath>,
         store: &Arc<OpenStore>,
-        checkpoint_bytes: u64,
+        tables: &Arc<Tables>,
     ) -> Self {
         Self {
             max_bytes: config.max_disk_bytes,
             growing: Mutex::default(),
-            checkpoint_bytes: AtomicU64::new(checkpoint_bytes),
             retired_bytes: AtomicU64::new(0),
             read: Arc::clone(read),
             store: Arc::clone(store),
+            tables: Arc::clone(tables),
         }
-    }
-
-    /// The index checkpoint takes `len_bytes` of the disk.
-    pub(crate) fn set_checkpoint_bytes(&self, len_bytes: u64) {
-        self.checkpoint_bytes.store(len_bytes, Ordering::Relaxed);
     }
 
     /// Removed segments still take `len_bytes` of the disk.
@@ -72,13 +68,13 @@ impl DiskQuota {
         self.retired_bytes.store(len_bytes, Ordering::Relaxed);
     }
 
-    /// Disk space of segments, spare files and checkpoint. While writers or compaction work it may
-    /// be too high, never too low: a file that moves from one sum to another counts twice.
+    /// Disk space of segments, spare files and tables. While writers or compaction work it may be
+    /// too high, never too low: a file that moves from one sum to another counts twice.
     fn disk_bytes(&self, store: &SegmentStore) -> u64 {
         let before = store.tail_stats();
         let segments = self.read.segments.len_bytes();
         let reserved = before.reserved_bytes.max(store.tail_stats().reserved_bytes);
-        let other = self.checkpoint_bytes.load(Ordering::Relaxed) + self.retired_bytes.load(Ordering::Relaxed);
+        let other = self.tables.len_bytes() + self.retired_bytes.load(Ordering::Relaxed);
         segments + reserved + other
     }
 

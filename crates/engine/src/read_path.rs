@@ -215,7 +215,7 @@ mod tests {
     }
 
     /// The operations that place records: a put, a batch, a move by compaction, a load of the
-    /// checkpoint, a replay of the log.
+    /// table, a replay of the log.
     #[test]
     fn hints_are_right_however_a_record_came_to_its_place() {
         const KEYS: u32 = 3000;
@@ -234,7 +234,7 @@ mod tests {
 
         engine.close().unwrap();
         let engine = open(&dir);
-        assert_eq!(right_hints(&engine, KEYS), KEYS, "after a load of the checkpoint");
+        assert_eq!(right_hints(&engine, KEYS), KEYS, "after a load of the table");
         for number in (0..KEYS).step_by(3) {
             engine.put(key(number), [3; 40]).unwrap();
         }

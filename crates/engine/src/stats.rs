@@ -15,6 +15,7 @@ use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
 use crate::sync_path::SyncPath;
 use crate::table::Tracked;
+use crate::tables::{TableStats, Tables};
 use crate::transaction::counters::{TransactionCounters, TransactionStats};
 
 /// How records reach the active segment of an open store.
@@ -105,6 +106,8 @@ pub struct Stats {
     pub poisoned: Option<String>,
     /// Each segment, by id.
     pub segments: Vec<SegmentStats>,
+    /// Each table that the manifest names, the newest first.
+    pub tables: Vec<TableStats>,
 }
 
 /// The parts of a store that provide its statistics.
@@ -115,6 +118,7 @@ pub(crate) struct StatsSource<'a> {
     pub(crate) store: &'a OpenStore,
     pub(crate) sync: &'a SyncPath,
     pub(crate) maintenance: &'a Maintenance,
+    pub(crate) tables: &'a Tables,
     pub(crate) transactions: &'a TransactionCounters,
 }
 
@@ -151,6 +155,7 @@ impl StatsSource<'_> {
             last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()).or_else(|| CALLBACKS.last()),
             poisoned: self.store.poison().reason().map(str::to_owned),
             segments,
+            tables: self.tables.stats(),
         }
     }
 }

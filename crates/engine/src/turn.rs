@@ -1,6 +1,6 @@
 //! A lock that returns an error to its holder instead of a deadlock.
 //!
-//! Long work (compaction, a checkpoint, closing) calls the caller's code: policies, clocks, file
+//! Long work (compaction, a flush, closing) calls the caller's code: policies, clocks, file
 //! systems. If that code calls the store on the same thread, it gets an error instead of an endless
 //! wait.
 

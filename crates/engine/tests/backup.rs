@@ -215,7 +215,7 @@ fn check_finds_each_damaged_place_and_salvage_saves_the_rest() {
     );
     engine.close().unwrap();
     let components = Components::default();
-    for level in [CheckLevel::Structure, CheckLevel::Checksums, CheckLevel::Index] {
+    for level in [CheckLevel::Structure, CheckLevel::Checksums, CheckLevel::Tables] {
         let report = check(&components, &kv, level, &mut go_on).unwrap();
         assert!(report.is_whole(), "{report:?}");
         if level > CheckLevel::Structure {
@@ -282,13 +282,13 @@ fn no_damage_makes_check_or_salvage_fail() {
             }
         }
         fs::write(path, &damaged).unwrap();
-        check(&components, &kv, CheckLevel::Index, &mut go_on).unwrap();
+        check(&components, &kv, CheckLevel::Tables, &mut go_on).unwrap();
         let saved = dir.path().join(format!("saved-{round}"));
         salvage(&components, &kv, &saved, &mut go_on).unwrap();
         fs::remove_dir_all(saved).unwrap();
         fs::write(path, &whole).unwrap();
     }
-    assert!(check(&components, &kv, CheckLevel::Index, &mut go_on).unwrap().is_whole());
+    assert!(check(&components, &kv, CheckLevel::Tables, &mut go_on).unwrap().is_whole());
 }
 
 #[test]

@@ -1,18 +1,18 @@
-//! Compaction and checkpoints through the public interface: the visible effect of each rule.
+//! Compaction and flushes through the public interface: the visible effect of each rule.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use hightower_engine::{
-    CheckpointUse, Command, CompactionConfig, Components, SegmentStats, SingleNodeEngine, SnapshotEngine, StoreConfig,
+    Command, CompactionConfig, Components, SegmentStats, SingleNodeEngine, SnapshotEngine, StoreConfig, TablesUse,
 };
-use hightower_seams::{Clock as _, ManualClock};
+use hightower_seams::{Clock as _, Entropy, ManualClock};
 use tempfile::TempDir;
 
 fn config(dir: &Path) -> StoreConfig {
@@ -32,11 +32,11 @@ fn key(number: u32) -> String {
     format!("key/{number:06}")
 }
 
-fn remove_checkpoints(dir: &TempDir) -> usize {
+fn remove_tables(dir: &TempDir) -> usize {
     let files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
-    let checkpoints: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "ckpt")).collect();
-    checkpoints.iter().for_each(|path| std::fs::remove_file(path).unwrap());
-    checkpoints.len()
+    let tables: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "tbl")).collect();
+    tables.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    tables.len()
 }
 
 fn files(dir: &TempDir) -> Vec<String> {
@@ -72,15 +72,15 @@ fn what_was_overwritten_is_freed_and_the_rest_stays() {
     engine.close().unwrap();
 
     let engine = open_at(&dir, &clock);
-    assert!(matches!(&engine.open_report().checkpoint, CheckpointUse::Loaded { entries: 1000, .. }));
+    assert!(matches!(&engine.open_report().tables, TablesUse::Loaded { entries: 1000, .. }));
     assert_eq!(engine.open_report().replayed_records, 0);
-    assert_eq!(live(&engine.stats().segments), live(&after.segments), "accounts from the checkpoint");
+    assert_eq!(live(&engine.stats().segments), live(&after.segments), "accounts from the table");
     assert_eq!(engine.snapshot_state().unwrap().digest(), digest);
     drop(engine);
 
-    assert_eq!(remove_checkpoints(&dir), 1, "one checkpoint, no temporary file");
+    assert_eq!(remove_tables(&dir), 1, "one table, no temporary file");
     let engine = open_at(&dir, &clock);
-    assert!(matches!(engine.open_report().checkpoint, CheckpointUse::Rebuilt { .. }));
+    assert!(matches!(engine.open_report().tables, TablesUse::Rebuilt { .. }));
     assert_eq!(live(&engine.stats().segments), live(&after.segments), "accounts from the log");
     assert_eq!(engine.snapshot_state().unwrap().digest(), digest);
 }
@@ -88,13 +88,13 @@ fn what_was_overwritten_is_freed_and_the_rest_stays() {
 #[test]
 fn deleted_keys_stay_deleted_whatever_is_lost() {
     let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
-    let mut old_checkpoint = None;
+    let mut old_table = None;
     let engine = open_at(&dir, &clock);
     for number in 0..2000 {
         engine.put(key(number), [7; 50]).unwrap();
     }
     engine.checkpoint().unwrap();
-    old_checkpoint.replace(std::fs::read(dir.path().join(checkpoint_name(&dir))).unwrap());
+    old_table.replace(std::fs::read(dir.path().join(table_name(&dir))).unwrap());
     for number in 0..1900 {
         engine.delete(key(number)).unwrap();
     }
@@ -115,21 +115,21 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     check(&engine);
     engine.close().unwrap();
 
-    // An old checkpoint instead of the new one: most of its records are removed, and no deleted key
-    // may reappear.
-    std::fs::write(dir.path().join(checkpoint_name(&dir)), old_checkpoint.unwrap()).unwrap();
+    // An old table in the place of the new one.
+    std::fs::write(dir.path().join(table_name(&dir)), old_table.unwrap()).unwrap();
     let engine = open_at(&dir, &clock);
-    assert!(matches!(engine.open_report().checkpoint, CheckpointUse::Loaded { .. }));
+    let TablesUse::Rebuilt { reason } = &engine.open_report().tables else { panic!("an old table was loaded") };
+    assert!(reason.contains("another table than the manifest names"), "{reason}");
     check(&engine);
     engine.close().unwrap();
 
-    remove_checkpoints(&dir);
+    remove_tables(&dir);
     let engine = open_at(&dir, &clock);
     check(&engine);
     drop(engine);
 
-    // The same with a checkpoint that is damaged at any offset.
-    let name = checkpoint_name(&dir);
+    // The same with a table that is damaged at any offset.
+    let name = table_name(&dir);
     let whole = std::fs::read(dir.path().join(&name)).unwrap();
     for at in (0..whole.len()).step_by(97) {
         let mut damaged = whole.clone();
@@ -140,8 +140,89 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     }
 }
 
-fn checkpoint_name(dir: &TempDir) -> String {
-    files(dir).into_iter().find(|name| name.ends_with(".ckpt")).unwrap()
+fn table_name(dir: &TempDir) -> String {
+    files(dir).into_iter().find(|name| name.ends_with(".tbl")).unwrap()
+}
+
+/// Random numbers that are drawn when a table is begun: a moment at which others commit.
+struct Interloper {
+    engine: OnceLock<Arc<SingleNodeEngine>>,
+    numbers: AtomicU64,
+}
+
+impl std::fmt::Debug for Interloper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interloper")
+    }
+}
+
+impl Entropy for Interloper {
+    fn fill(&self, out: &mut [u8]) -> std::io::Result<()> {
+        if let Some(engine) = self.engine.get() {
+            engine.put("late", "put after the moment of the table").unwrap();
+        }
+        let number = self.numbers.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        out.iter_mut().zip(number.to_le_bytes().into_iter().cycle()).for_each(|(out, byte)| *out = byte);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_written_during_a_flush_is_not_covered() {
+    let dir = TempDir::new().unwrap();
+    let entropy = Arc::new(Interloper { engine: OnceLock::new(), numbers: AtomicU64::new(7) });
+    let components = Components::default().with_entropy(Arc::clone(&entropy) as Arc<_>);
+    let engine = Arc::new(SingleNodeEngine::with_components(config(dir.path()), components).unwrap());
+    engine.put("early", "put before").unwrap();
+    assert!(entropy.engine.set(Arc::clone(&engine)).is_ok());
+    engine.checkpoint().unwrap();
+    assert_eq!((engine.len(), engine.stats().tables[0].keys), (2, 1));
+    engine.flush().unwrap();
+    let killed = TempDir::new().unwrap();
+    for name in files(&dir) {
+        std::fs::copy(dir.path().join(&name), killed.path().join(&name)).unwrap();
+    }
+    let again = SingleNodeEngine::with_config(config(killed.path())).unwrap();
+    assert!(matches!(again.open_report().tables, TablesUse::Loaded { entries: 1, .. }));
+    assert!(again.get("early").unwrap().is_some() && again.get("late").unwrap().is_some());
+    engine.close().unwrap();
+}
+
+/// Most of what the table points to is gone, and what compaction wrote since is not covered.
+#[test]
+fn a_table_from_before_a_compaction_brings_nothing_back() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
+    let config = |dir: &Path| config(dir).with_checkpoint_after_compaction(false);
+    let open = |dir: &Path| {
+        let components = Components::default().with_clock(Arc::clone(&clock) as Arc<_>);
+        SingleNodeEngine::with_components(config(dir), components).unwrap()
+    };
+    let engine = open(dir.path());
+    for number in 0..2000 {
+        engine.put(key(number), [7; 50]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    for number in 0..1900 {
+        engine.delete(key(number)).unwrap();
+    }
+    engine.put(key(1950), "newer").unwrap();
+    clock.advance(Duration::from_millis(120_000));
+    let report = engine.run_compaction_now().unwrap();
+    assert_eq!((report.forgotten_tombstones, engine.stats().tables.len()), (1900, 1));
+    engine.put(key(1951), "newest").unwrap();
+    engine.flush().unwrap();
+    // As a kill leaves the store.
+    let killed = TempDir::new().unwrap();
+    for name in files(&dir) {
+        std::fs::copy(dir.path().join(&name), killed.path().join(&name)).unwrap();
+    }
+    let again = open(killed.path());
+    let use_of = &again.open_report().tables;
+    assert!(matches!(use_of, TablesUse::Loaded { tables: 1, entries: 0..=100 }), "{use_of:?}");
+    assert_eq!((again.len(), again.stats().tombstones), (100, 0));
+    assert_eq!(again.get(key(1950)).unwrap().unwrap(), "newer");
+    assert_eq!(again.get(key(1951)).unwrap().unwrap(), "newest");
+    assert_eq!(live(&again.stats().segments), live(&engine.stats().segments));
 }
 
 #[test]
@@ -375,9 +456,9 @@ fn opening_can_be_watched_and_ended() {
     let engine = SingleNodeEngine::with_config(config(dir.path())).unwrap();
     (0..5000).for_each(|number| assert!(engine.put(key(number), "v").unwrap().changed()));
     engine.close().unwrap();
-    for without_checkpoint in [false, true] {
-        if without_checkpoint {
-            remove_checkpoints(&dir);
+    for without_table in [false, true] {
+        if without_table {
+            remove_tables(&dir);
         }
         let mut last = 0;
         let opened = SingleNodeEngine::open_with_progress(config(dir.path()), Components::default(), |progress| {

@@ -13,7 +13,7 @@ mod common;
 use std::process::Command;
 
 use common::{BACKUP_DIR, World, config, open_with, setting, workload};
-use hightower_engine::{AppendMode, Background, CheckpointUse, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_engine::{AppendMode, Background, SingleNodeEngine, SnapshotEngine, StoreConfig, TablesUse};
 use hightower_segment::sim::{Choice, CrashPlan, CrashPoint, SimFs};
 
 fn reopen(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNodeEngine, String> {
@@ -90,7 +90,10 @@ fn check_report(world: &World, engine: &SingleNodeEngine, point: CrashPoint, fou
         let last = world.fs.crash_at(CrashPoint { op: point.op, choice: Choice::Everything });
         return Err(format!("says it dropped {} bytes of {:?}", report.dropped_bytes(), last.used_bytes()));
     }
-    if report.checkpoint == CheckpointUse::None && report.replayed_records != report.recovery.records() {
+    if let TablesUse::Rebuilt { reason } = &report.tables {
+        return Err(format!("a crash has cost a table: {reason}"));
+    }
+    if report.tables == TablesUse::None && report.replayed_records != report.recovery.records() {
         return Err(format!("replayed {} of {} records", report.replayed_records, report.recovery.records()));
     }
     Ok(())

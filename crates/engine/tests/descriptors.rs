@@ -57,7 +57,7 @@ const CALLS: [(&str, Call); 13] = [
 ];
 
 fn is_whole(dir: &Path) -> bool {
-    let report = check(&Components::default(), dir, CheckLevel::Index, &mut |_| ControlFlow::Continue(()));
+    let report = check(&Components::default(), dir, CheckLevel::Tables, &mut |_| ControlFlow::Continue(()));
     report.unwrap().is_whole()
 }
 

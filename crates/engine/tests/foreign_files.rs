@@ -34,15 +34,16 @@ fn plant(dir: &Path) -> Vec<PathBuf> {
     let names = [
         "holiday.seg",
         "tyre.spare",
-        "x.ckpt",
-        "index-1-2.ckpt",
+        "x.tbl",
+        "1.tbl",
+        "0000000001.tbl.old",
         "1.seg",
         "0000000001.seg.bak",
         "MANIFEST.old",
         "LOCK",
     ];
     names.iter().for_each(|name| fs::write(dir.join(name), name).unwrap());
-    let folders = ["photos.ckpt", "0000004711.seg", "0000004711.spare"];
+    let folders = ["photos.tbl", "0000004711.tbl", "0000004711.tbl.tmp", "0000004711.seg", "0000004711.spare"];
     folders.iter().for_each(|name| fs::create_dir_all(dir.join(name).join("inside")).unwrap());
     names.iter().chain(&folders).map(|name| dir.join(name)).collect()
 }

@@ -286,7 +286,7 @@ fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
     for copy in ["copy", "other copy"] {
         let copy = dir.path().join(copy);
         let report =
-            check(&Components::default(), &copy, CheckLevel::Index, &mut |_| ControlFlow::Continue(())).unwrap();
+            check(&Components::default(), &copy, CheckLevel::Tables, &mut |_| ControlFlow::Continue(())).unwrap();
         assert!(report.is_whole(), "{report:?}");
         let copy = SingleNodeEngine::open_read_only(&copy).unwrap();
         assert_eq!((copy.len(), copy.get("0299").unwrap().map(|value| value.len())), (299, Some(16 << 10)));
@@ -385,7 +385,7 @@ fn whoever_watches_a_copy_or_a_check_gets_an_answer_from_the_store_it_is_of() {
     };
     restore_with_progress(&components, &kv, dir.path().join("restored"), &mut watch).unwrap();
     salvage(&components, &kv, dir.path().join("saved"), &mut watch).unwrap();
-    check(&components, &kv, CheckLevel::Index, &mut watch).unwrap();
+    check(&components, &kv, CheckLevel::Tables, &mut watch).unwrap();
     assert!(answers.len() > 3 && answers.iter().all(|answer| *answer == Err("locked")), "{answers:?}");
     assert_eq!(SingleNodeEngine::open_read_only(dir.path().join("saved")).unwrap().len(), 300);
 }

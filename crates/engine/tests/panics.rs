@@ -214,7 +214,7 @@ fn callbacks_that_panic_leave_the_store_as_it_was() {
     engine.close().unwrap();
     drop(engine);
     panics(|| SingleNodeEngine::open_with_progress(config.clone(), Components::default(), |_| panic!("here")));
-    panics(|| check(&Components::default(), &copy, CheckLevel::Index, &mut |_| panic!("here")));
+    panics(|| check(&Components::default(), &copy, CheckLevel::Tables, &mut |_| panic!("here")));
     let engine = SingleNodeEngine::with_config(config).unwrap();
     assert!(!engine.open_report().was_unclean());
     assert_eq!((engine.len(), SingleNodeEngine::open_read_only(&copy).unwrap().len()), (101, 101));

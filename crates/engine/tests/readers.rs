@@ -155,8 +155,8 @@ fn either_spelling_of_a_setting_counts() {
         }
         engine.run_compaction_now().unwrap();
         let files = std::fs::read_dir(&engine.config().data_dir).unwrap();
-        let has_checkpoint =
-            files.map(|file| file.unwrap().path()).any(|path| path.extension().is_some_and(|end| end == "ckpt"));
-        assert_eq!(has_checkpoint, is_checkpointed);
+        let has_table =
+            files.map(|file| file.unwrap().path()).any(|path| path.extension().is_some_and(|end| end == "tbl"));
+        assert_eq!(has_table, is_checkpointed);
     }
 }

@@ -25,10 +25,10 @@ fn open(dir: &Path) -> SingleNodeEngine {
     SingleNodeEngine::with_config(config(dir)).unwrap()
 }
 
-fn remove_checkpoints(dir: &Path) {
+fn remove_tables(dir: &Path) {
     let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
     files
-        .filter(|path| path.extension().is_some_and(|end| end == "ckpt"))
+        .filter(|path| path.extension().is_some_and(|end| end == "tbl"))
         .for_each(|path| std::fs::remove_file(path).unwrap());
 }
 
@@ -36,7 +36,7 @@ fn digest(engine: &SingleNodeEngine) -> u64 {
     engine.snapshot_state().unwrap().digest()
 }
 
-/// The digests of the content: opened with the checkpoint, opened from the log only, and of a copy.
+/// The digests of the content: opened with the table, opened from the log only, and of a copy.
 fn digests_from_everywhere(dir: &Path, engine: SingleNodeEngine) -> Vec<u64> {
     let places = TempDir::new().unwrap();
     let (backup, restored) = (places.path().join("backup"), places.path().join("restored"));
@@ -45,7 +45,7 @@ fn digests_from_everywhere(dir: &Path, engine: SingleNodeEngine) -> Vec<u64> {
     let mut digests = vec![digest(&engine), digest(&open(&backup)), digest(&open(&restored))];
     engine.close().unwrap();
     digests.push(digest(&open(dir)));
-    remove_checkpoints(dir);
+    remove_tables(dir);
     digests.push(digest(&open(dir)));
     digests
 }
@@ -114,7 +114,7 @@ fn versions_out_of_order_and_equal_ones_of_sets_and_deletes() {
         assert_eq!(digest(&engine), model.digest());
         engine.close().unwrap();
         drop(engine);
-        remove_checkpoints(dir.path());
+        remove_tables(dir.path());
         let engine = SingleNodeEngine::with_config(config.clone()).unwrap();
         assert_eq!(
             digest(&engine),

@@ -26,7 +26,7 @@ fn fill(engine: &SingleNodeEngine, keys: std::ops::Range<u32>) {
 }
 
 fn is_whole(dir: &Path) -> bool {
-    let report = check(&Components::default(), dir, CheckLevel::Index, &mut |_| std::ops::ControlFlow::Continue(()));
+    let report = check(&Components::default(), dir, CheckLevel::Tables, &mut |_| std::ops::ControlFlow::Continue(()));
     report.unwrap().is_whole()
 }
 

@@ -1,12 +1,14 @@
-//! Faults during compaction and checkpoints: reads stay correct, nothing is lost, and errors are
+//! Faults during compaction and flushes: reads stay correct, nothing is lost, and errors are
 //! reported.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
 
+use std::path::Path;
+
 use common::{config, open, open_with};
-use hightower_engine::{AppendMode, Background, Command, SingleNodeEngine, SnapshotEngine};
+use hightower_engine::{AppendMode, Background, Command, SingleNodeEngine, SnapshotEngine, TablesUse};
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 
 fn key(number: u32) -> String {
@@ -266,5 +268,67 @@ fn a_full_device_is_compacted_after_any_number_of_openings() {
         engine.run_compaction_now().unwrap();
         assert_eq!(engine.len(), 0);
         engine.put("room", [1; 100]).unwrap();
+    }
+}
+
+/// The names of the files of tables, unfinished ones included.
+fn table_files(fs: &SimFs) -> Vec<String> {
+    let names = fs.names_in(Path::new("/store")).unwrap();
+    names.into_iter().filter(|name| name.contains(".tbl")).collect()
+}
+
+/// A flush that fails at any call leaves the old table named, and the store at work; the next one
+/// writes the new table.
+#[test]
+fn a_flush_that_fails_anywhere_leaves_the_old_table() {
+    let begun = || {
+        let (fs, engine) = filled(AppendMode::Positioned);
+        engine.checkpoint().unwrap();
+        engine.put(key(60), "behind the table").unwrap();
+        engine.flush().unwrap();
+        (fs, engine)
+    };
+    let calls = {
+        let (fs, engine) = begun();
+        let before = fs.call_count();
+        engine.checkpoint().unwrap();
+        fs.call_count() - before
+    };
+    assert!(calls > 5, "{calls}");
+    let kinds = [
+        (FaultKind::NoSpace, true),
+        (FaultKind::NoDescriptors, false),
+        (FaultKind::NoMemory, false),
+        (FaultKind::Io, false),
+    ];
+    for (kind, lasting) in kinds {
+        let mut failures = 0;
+        for at in 0..calls {
+            let (fs, engine) = begun();
+            let old = engine.stats().tables;
+            fs.inject(Fault { kind, at_call: fs.call_count() + at, lasting });
+            let failed = engine.checkpoint().err();
+            failures += usize::from(failed.is_some());
+            fs.heal();
+            check_reads(&engine);
+            let may_poison = kind == FaultKind::Io;
+            if let Some(error) = failed.filter(|_| !may_poison) {
+                // Only the removal of the old file comes after the new name; the next open removes
+                // what is left.
+                let is_named = error.to_string().starts_with("cannot remove");
+                let stats = engine.stats();
+                assert_eq!((stats.tables != old, stats.poisoned), (is_named, None), "{kind:?} at {at}: {error}");
+                assert_eq!(error.code(), if kind == FaultKind::NoSpace { "full" } else { "io" }, "{error}");
+                let files = table_files(&fs);
+                assert_eq!(files.len(), 1 + usize::from(is_named), "{kind:?} at {at}: {files:?}");
+                engine.checkpoint().unwrap();
+            }
+            let reopened = open(&fs.after_kill(), AppendMode::Positioned, 2).unwrap();
+            let use_of = &reopened.open_report().tables;
+            assert!(matches!(use_of, TablesUse::Loaded { tables: 1, .. }), "{kind:?} at {at}: {use_of:?}");
+            check_reads(&reopened);
+            assert_eq!(reopened.get(key(60)).unwrap().unwrap(), "behind the table");
+        }
+        assert!(failures > 0, "{kind:?}");
     }
 }

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     engine.close()?;
 
     let components = Components::default();
-    let report = check(&components, &backup, CheckLevel::Index, &mut |_| ControlFlow::Continue(()))?;
+    let report = check(&components, &backup, CheckLevel::Tables, &mut |_| ControlFlow::Continue(()))?;
     println!("check: {report:?}");
     restore(&components, &backup, &restored)?;
     let copy = SingleNodeEngine::with_config(StoreConfig::at(&restored))?;

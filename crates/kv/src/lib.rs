@@ -32,11 +32,11 @@ pub use hightower_segment as segment;
 pub use hightower_state as state;
 
 pub use hightower_engine::{
-    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, CheckpointUse, Command, CommandRef, Committed,
-    CompactionConfig, CompactionReport, CompactionStats, Components, Conflict, Durability, Entry, Error, Expect,
-    KeyBounds, KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, OwnedBounds, Pairs, Range,
-    RangeDeletion, RecoveryMode, Rejected, Remedy, Result, Savepoint, SegmentStats, SingleNodeEngine, Snapshot,
-    SnapshotEngine, Stats, StoreBuilder, StoreConfig, Ticket, Transaction, TransactionEntry, TransactionRange,
+    AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, Command, CommandRef, Committed, CompactionConfig,
+    CompactionReport, CompactionStats, Components, Conflict, Durability, Entry, Error, Expect, KeyBounds, KvEngine,
+    KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, OwnedBounds, Pairs, Range, RangeDeletion,
+    RecoveryMode, Rejected, Remedy, Result, Savepoint, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats,
+    StoreBuilder, StoreConfig, TableStats, TablesUse, Ticket, Transaction, TransactionEntry, TransactionRange,
     TransactionStats, Value, limits, prefix_end,
 };
 

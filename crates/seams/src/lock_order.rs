@@ -17,7 +17,7 @@
 pub enum Rank {
     /// The outcome of closing a store.
     Closing,
-    /// The lock of compaction, checkpoints and backups, one at a time.
+    /// The lock of compaction, flushes and backups, one at a time.
     Turn,
     /// The commit log: one commit at a time.
     Commit,

@@ -193,6 +193,17 @@ pub enum Damage {
         /// The segment of the record with this durable offset.
         witness: u32,
     },
+    /// A part of the log that tables cover, and that was durable when they were named, has no valid
+    /// commit any more.
+    #[error("{source}, and tables cover the log up to offset {offset} of segment {segment}")]
+    CoveredLost {
+        /// The error of the bytes at the place.
+        source: DecodeError,
+        /// The segment of the covered position.
+        segment: u32,
+        /// The offset of the covered position in it.
+        offset: u32,
+    },
     /// A sealed segment ends before its records do.
     #[error("{expected} bytes expected, {found} found")]
     Short {

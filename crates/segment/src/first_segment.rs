@@ -91,7 +91,6 @@ impl Recovery {
         let edit = ManifestEdit {
             remove: dropped.clone(),
             put: sealed(&parts.manifest.lock()),
-            checkpoint: report.missing_checkpoint.is_some().then_some(None),
             max_version: report.max_version.max(stamp.max_version),
             ..ManifestEdit::default()
         };

@@ -87,6 +87,7 @@ mod log_tail;
 mod manifest;
 mod manifest_edit;
 mod manifest_file;
+mod manifest_reader;
 mod map_reserve;
 mod mapped_file;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
@@ -109,6 +110,7 @@ mod store;
 mod store_dir;
 mod successor;
 mod sync;
+mod table_list;
 mod tail;
 mod wal;
 
@@ -122,16 +124,14 @@ pub use first_segment::Recovery;
 pub use fs::{
     Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs, read_full_at, retry_interrupted, write_all_at,
 };
-pub use manifest::{Content, MANIFEST_VERSION, Manifest, ManifestError, SegmentEntry, SegmentState};
-pub use mapped_file::{map_checkpoint, map_table};
+pub use manifest::{Content, Manifest, SegmentEntry, SegmentState};
+pub use manifest_reader::{MANIFEST_VERSION, ManifestError};
+pub use mapped_file::map_table;
 pub use mapping::{
     ForkGuard, Frozen, HUGE_PAGE_BYTES, MapPermit, Mapping, MappingError, MappingWriter, MemoryObserver, Pages,
     SharedMemory,
 };
-pub use names::{
-    CHECKPOINT_SUFFIX, CHECKPOINT_TMP_SUFFIX, MANIFEST, TABLE_SUFFIX, UNFINISHED, is_garbage_when_unnamed,
-    is_table_name, segment_name,
-};
+pub use names::{MANIFEST, TABLE_SUFFIX, UNFINISHED, is_garbage_when_unnamed, is_table_name, segment_name, table_name};
 pub use options::{AppendMode, MIN_SEGMENT_LEN_BYTES, Purpose, Stamp, StoreOptions};
 pub use read_ahead::{InOrder, ReadAhead};
 pub use read_only::{ReadOnlyStore, Tolerance};
@@ -140,6 +140,7 @@ pub use scan::{Finding, Scan, SegmentEntries, SegmentRecord};
 pub use segment::Segment;
 pub use store::{SegmentStore, TailProgress, TailStats};
 pub use sync::SyncPoint;
+pub use table_list::{CoveredPosition, NamedTable, NamedTables};
 pub use wal::{Wal, WalEntries, WalEntry, WalRecovery, WalSync};
 
 #[cfg(doctest)]

@@ -6,17 +6,18 @@
 //! store. The project's `docs/FORMAT.md` describes the bytes.
 
 use hightower_log::{SegmentHeader, SegmentKind};
-use thiserror::Error;
 
+use crate::layout::FIRST_RECORD_AT;
+use crate::manifest_reader::{MANIFEST_VERSION, ManifestError, ManifestReader};
 use crate::mutants::planted;
-use crate::names::is_checkpoint;
+use crate::table_list::{self, CoveredPosition, NamedTables};
 
 const MAGIC: [u8; 8] = *b"HTKVMAN\n";
-/// The manifest version of this build.
-pub const MANIFEST_VERSION: u16 = 1;
 /// Maximum length of a manifest, checked before it is read.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
-const FIXED_LEN_BYTES: usize = 72;
+/// The length of the header, as a field of the header has it.
+const HEADER_LEN: u16 = 104;
+const FIXED_LEN_BYTES: usize = HEADER_LEN as usize;
 /// The feature bit of a write-ahead log.
 const FEATURE_WAL: u32 = 1;
 pub(crate) const ENTRY_LEN_BYTES: usize = 64;
@@ -37,8 +38,10 @@ pub struct Manifest {
     pub next_seq: u64,
     /// The highest version known at the write of the manifest.
     pub max_version: u64,
-    /// The name of the newest index checkpoint. It is disposable: the log is the truth.
-    pub checkpoint: Option<String>,
+    /// The next free table id.
+    pub next_table_id: u32,
+    /// The tables. They are disposable: the log is the truth.
+    pub tables: NamedTables,
     /// The live segments, by ascending id.
     pub segments: Vec<SegmentEntry>,
 }
@@ -88,32 +91,6 @@ pub enum SegmentState {
     },
 }
 
-/// The error of bytes that are not a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ManifestError {
-    /// The bytes are invalid.
-    #[error("offset {offset}: {reason}")]
-    Damaged {
-        /// The offset.
-        offset: u64,
-        /// The reason.
-        reason: &'static str,
-    },
-    /// Written by a later version.
-    #[error("manifest version {found} is newer than {MANIFEST_VERSION}")]
-    UnsupportedVersion {
-        /// The version.
-        found: u16,
-    },
-    /// Has features that this build does not know.
-    #[error("manifest needs features {found:#010x}")]
-    UnsupportedFeatures {
-        /// The unknown bits.
-        found: u32,
-    },
-}
-
 impl Manifest {
     /// The manifest of an empty store. Seqs start at 1.
     #[must_use]
@@ -125,7 +102,8 @@ impl Manifest {
             next_segment_id: 1,
             next_seq: 1,
             max_version: 0,
-            checkpoint: None,
+            next_table_id: 1,
+            tables: NamedTables::default(),
             segments: Vec::new(),
         }
     }
@@ -145,22 +123,20 @@ impl Manifest {
 
     /// The length of the encoding, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
-        let name_len = self.checkpoint.as_deref().map_or(0, str::len);
-        FIXED_LEN_BYTES + name_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
+        FIXED_LEN_BYTES + self.tables.rows_len() + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
     }
 
     /// The manifest's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let name = self.checkpoint.as_deref().unwrap_or_default().as_bytes();
         let total = self.encoded_len();
-        // Names are at most 255 bytes, and ids are `u32`, so both counts fit.
+        // Ids are `u32`, so both counts fit.
         #[allow(clippy::cast_possible_truncation, reason = "bounded, see above")]
-        let (segments, name_len) = (self.segments.len() as u32, name.len() as u16);
+        let (segments, tables) = (self.segments.len() as u32, self.tables.newest_first.len() as u32);
         let mut bytes = Vec::with_capacity(total);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
-        bytes.extend_from_slice(&name_len.to_le_bytes());
+        bytes.extend_from_slice(&HEADER_LEN.to_le_bytes());
         bytes.extend_from_slice(&self.content.features().to_le_bytes());
         bytes.extend_from_slice(&(total as u64).to_le_bytes());
         bytes.extend_from_slice(&self.store_id);
@@ -169,7 +145,9 @@ impl Manifest {
         bytes.extend_from_slice(&self.max_version.to_le_bytes());
         bytes.extend_from_slice(&self.next_segment_id.to_le_bytes());
         bytes.extend_from_slice(&segments.to_le_bytes());
-        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(&self.next_table_id.to_le_bytes());
+        bytes.extend_from_slice(&tables.to_le_bytes());
+        self.tables.encode(&mut bytes);
         for entry in &self.segments {
             entry.encode(&mut bytes);
         }
@@ -187,7 +165,9 @@ impl Manifest {
         if version != MANIFEST_VERSION {
             return Err(ManifestError::UnsupportedVersion { found: version });
         }
-        let name_len = usize::from(u16::from_le_bytes(reader.array()?));
+        if reader.u16()? != HEADER_LEN {
+            return Err(reader.damaged("a header of a length that this version does not have"));
+        }
         let features = u32::from_le_bytes(reader.array()?);
         let content = match features {
             FEATURE_WAL => Content::Wal,
@@ -202,17 +182,20 @@ impl Manifest {
             next_seq: reader.u64()?,
             max_version: reader.u64()?,
             next_segment_id: reader.u32()?,
-            checkpoint: None,
+            next_table_id: 1,
+            tables: NamedTables::default(),
             segments: Vec::new(),
         };
         let count = reader.u32()? as usize;
+        manifest.next_table_id = reader.u32()?;
+        let tables = reader.u32()? as usize;
         let rest = body.len().saturating_sub(FIXED_LEN_BYTES);
-        if count.checked_mul(ENTRY_LEN_BYTES).and_then(|len| len.checked_add(name_len)) != Some(rest) {
-            return Err(reader.damaged("the number of segments does not fit the length"));
+        let rows_len = tables.checked_mul(table_list::ROW_LEN_BYTES);
+        let entries_len = count.checked_mul(ENTRY_LEN_BYTES);
+        if rows_len.zip(entries_len).and_then(|(rows, entries)| rows.checked_add(entries)) != Some(rest) {
+            return Err(reader.damaged("the numbers of tables and segments do not fit the length"));
         }
-        if name_len > 0 {
-            manifest.checkpoint = Some(reader.checkpoint(name_len)?);
-        }
+        manifest.tables = NamedTables::decode(&mut reader, tables)?;
         manifest.segments.reserve_exact(count);
         for _ in 0..count {
             let entry = SegmentEntry::decode(&mut reader)?;
@@ -222,6 +205,7 @@ impl Manifest {
             }
             manifest.segments.push(entry);
         }
+        manifest.check_tables().map_err(|reason| reader.damaged(reason))?;
         Ok((manifest, body.len() + CHECK_LEN_BYTES, check))
     }
 
@@ -235,6 +219,32 @@ impl Manifest {
         }
         if entry.kind == SegmentKind::Append && entry.base_seq >= self.next_seq {
             return Err("a segment with seqs that were never given");
+        }
+        Ok(())
+    }
+
+    /// Checks that this store can have these tables; the error is the reason.
+    pub(crate) fn check_tables(&self) -> Result<(), &'static str> {
+        let NamedTables { newest_first, covered } = &self.tables;
+        let mut ids: Vec<u32> = newest_first.iter().map(|table| table.id).collect();
+        ids.sort_unstable();
+        let is_possible = |id: &u32| (1..self.next_table_id).contains(id);
+        if !ids.iter().all(is_possible) || !ids.is_sorted_by(|before, after| before < after) {
+            return Err("a table id that was never given, or twice");
+        }
+        if newest_first.is_empty() {
+            return if *covered == CoveredPosition::default() {
+                Ok(())
+            } else {
+                Err("a covered position without tables")
+            };
+        }
+        let is_segment = |id: u32| (1..self.next_segment_id).contains(&id);
+        if !is_segment(covered.segment) || covered.compacted_below > self.next_segment_id {
+            return Err("tables that cover a segment that was never given");
+        }
+        if covered.offset < FIRST_RECORD_AT || !(1..=self.next_seq).contains(&covered.next_seq) {
+            return Err("tables that cover an impossible position");
         }
         Ok(())
     }
@@ -329,44 +339,4 @@ fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
         return Err(damaged(body.len() as u64, "wrong checksum"));
     }
     Ok((body, check))
-}
-
-/// Reads numbers from the front of a byte string.
-pub(crate) struct ManifestReader<'a> {
-    pub(crate) bytes: &'a [u8],
-    pub(crate) at: usize,
-}
-
-impl ManifestReader<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
-        let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).copied();
-        let array = found.ok_or_else(|| self.damaged("it is cut short"))?;
-        self.at += N;
-        Ok(array)
-    }
-
-    pub(crate) fn u16(&mut self) -> Result<u16, ManifestError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub(crate) fn u32(&mut self) -> Result<u32, ManifestError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub(crate) fn u64(&mut self) -> Result<u64, ManifestError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn checkpoint(&mut self, len: usize) -> Result<String, ManifestError> {
-        let name = self.bytes.get(self.at..self.at + len).and_then(|bytes| std::str::from_utf8(bytes).ok());
-        let name =
-            name.filter(|name| is_checkpoint(name)).ok_or_else(|| self.damaged("an impossible checkpoint name"))?;
-        let name = name.to_owned();
-        self.at += len;
-        Ok(name)
-    }
-
-    fn damaged(&self, reason: &'static str) -> ManifestError {
-        ManifestError::Damaged { offset: self.at as u64, reason }
-    }
 }

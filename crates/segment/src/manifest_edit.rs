@@ -5,8 +5,10 @@
 //! An edit takes effect when it is synced, and the next one is written after that. So invalid bytes
 //! at the end were never part of the store, and invalid bytes with an edit behind them are damage.
 
-use crate::manifest::{ENTRY_LEN_BYTES, Manifest, ManifestError, ManifestReader, SegmentEntry};
+use crate::manifest::{ENTRY_LEN_BYTES, Manifest, SegmentEntry};
+use crate::manifest_reader::{ManifestError, ManifestReader};
 use crate::mutants::planted;
+use crate::table_list::{COVERED_LEN_BYTES, NamedTables};
 
 const MAGIC: [u8; 8] = *b"HTKVEDT\n";
 const FIXED_LEN_BYTES: usize = 48;
@@ -14,8 +16,8 @@ const CHECK_LEN_BYTES: usize = 4;
 /// Maximum length of an edit; for a longer one the manifest is rewritten. It bounds the bytes that
 /// a reader checks at each place where an edit may begin.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 10;
-/// The flag of an edit that sets the checkpoint.
-const NAMES_CHECKPOINT: u16 = 1;
+/// The flag of an edit that replaces the list of tables.
+const SETS_TABLES: u16 = 1;
 
 /// An atomic change of the manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +26,8 @@ pub(crate) struct ManifestEdit {
     pub(crate) next_seq: Option<u64>,
     /// A seen version.
     pub(crate) max_version: u64,
-    /// The newest checkpoint, if it changes.
-    pub(crate) checkpoint: Option<Option<String>>,
+    /// All tables from now on, if they change.
+    pub(crate) tables: Option<NamedTables>,
     /// Ids of removed segments; unknown ids have no effect.
     pub(crate) remove: Vec<u32>,
     /// Entries that are added or replace those with their ids.
@@ -54,12 +56,6 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// An upper bound of the length after a change, in bytes.
-    pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
-        let name_len = edit.checkpoint.iter().flatten().map(String::len).sum::<usize>();
-        (self.encoded_len() + name_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
-    }
-
     /// The manifest's numbers after [`apply`](Self::apply).
     pub(crate) fn heading_after(&self, edit: &ManifestEdit) -> Heading {
         Heading {
@@ -70,13 +66,20 @@ impl Manifest {
         }
     }
 
+    /// An upper bound of the length after a change, in bytes.
+    pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
+        let rows_len = edit.tables.as_ref().map_or(0, NamedTables::rows_len);
+        (self.encoded_len() + rows_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
+    }
+
     /// Applies the change to the manifest and raises its generation.
     pub(crate) fn apply(&mut self, edit: &ManifestEdit) {
         self.generation += 1;
         self.next_seq = edit.next_seq.unwrap_or(self.next_seq);
         self.max_version = self.max_version.max(edit.max_version);
-        if let Some(checkpoint) = &edit.checkpoint {
-            self.checkpoint.clone_from(checkpoint);
+        if let Some(tables) = &edit.tables {
+            self.next_table_id = self.next_table_id.max(tables.next_id());
+            self.tables.clone_from(tables);
         }
         match edit.remove.as_slice() {
             [] => {}
@@ -121,13 +124,13 @@ impl Manifest {
         let next_segment_id = reader.u32()?;
         let (generation, next_seq, max_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (removed, put) = (reader.u16()?, reader.u16()?);
-        let (flags, name_len) = (reader.u16()?, usize::from(reader.u16()?));
-        if flags & !NAMES_CHECKPOINT != 0 || flags == 0 && name_len > 0 {
+        let (flags, tables) = (reader.u16()?, usize::from(reader.u16()?));
+        if flags & !SETS_TABLES != 0 || flags == 0 && tables > 0 {
             return Err(damaged("unknown flags of an edit"));
         }
         let mut edit = ManifestEdit { next_seq: Some(next_seq), max_version, ..ManifestEdit::default() };
-        if flags & NAMES_CHECKPOINT != 0 {
-            edit.checkpoint = Some(if name_len > 0 { Some(reader.checkpoint(name_len)?) } else { None });
+        if flags & SETS_TABLES != 0 {
+            edit.tables = Some(NamedTables::decode(&mut reader, tables)?);
         }
         for _ in 0..removed {
             edit.remove.push(reader.u32()?);
@@ -144,7 +147,8 @@ impl Manifest {
         }
         self.next_segment_id = next_segment_id;
         self.apply(&edit);
-        edit.put.iter().try_for_each(|entry| self.check_entry(entry)).map_err(damaged)
+        edit.put.iter().try_for_each(|entry| self.check_entry(entry)).map_err(damaged)?;
+        if edit.tables.is_some() { self.check_tables().map_err(damaged) } else { Ok(()) }
     }
 }
 
@@ -157,10 +161,10 @@ impl ManifestEdit {
     /// The encoding of the edit for the place `at` of the file of the manifest with this check;
     /// `after` has the numbers after the edit. `None` if it is too long.
     pub(crate) fn encode(&self, after: Heading, check: u32, at: u64) -> Option<Vec<u8>> {
-        let name = self.checkpoint.as_ref().map(|name| name.as_deref().unwrap_or_default());
-        let name_len = name.map_or(0, str::len);
+        let tables = self.tables.as_ref();
+        let tables_len = tables.map_or(0, |tables| COVERED_LEN_BYTES + tables.rows_len());
         let lists_len = self.remove.len().checked_mul(4)?.checked_add(self.put.len().checked_mul(ENTRY_LEN_BYTES)?)?;
-        let total = FIXED_LEN_BYTES + name_len + lists_len + CHECK_LEN_BYTES;
+        let total = FIXED_LEN_BYTES + tables_len + lists_len + CHECK_LEN_BYTES;
         if total > MAX_LEN_BYTES {
             return None;
         }
@@ -174,9 +178,12 @@ impl ManifestEdit {
         bytes.extend_from_slice(&after.max_version.to_le_bytes());
         bytes.extend_from_slice(&u16::try_from(self.remove.len()).ok()?.to_le_bytes());
         bytes.extend_from_slice(&u16::try_from(self.put.len()).ok()?.to_le_bytes());
-        bytes.extend_from_slice(&if name.is_some() { NAMES_CHECKPOINT } else { 0 }.to_le_bytes());
-        bytes.extend_from_slice(&u16::try_from(name_len).ok()?.to_le_bytes());
-        bytes.extend_from_slice(name.unwrap_or_default().as_bytes());
+        bytes.extend_from_slice(&if tables.is_some() { SETS_TABLES } else { 0 }.to_le_bytes());
+        let tables_count = tables.map_or(0, |tables| tables.newest_first.len());
+        bytes.extend_from_slice(&u16::try_from(tables_count).ok()?.to_le_bytes());
+        if let Some(tables) = tables {
+            tables.encode(&mut bytes);
+        }
         self.remove.iter().for_each(|id| bytes.extend_from_slice(&id.to_le_bytes()));
         self.put.iter().for_each(|entry| entry.encode(&mut bytes));
         let check = check_of(&bytes, check, at);
@@ -208,7 +215,9 @@ mod tests {
     use hightower_log::SegmentKind;
 
     use super::ManifestEdit;
-    use crate::manifest::{Manifest, ManifestError, SegmentEntry, SegmentState};
+    use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+    use crate::manifest_reader::ManifestError;
+    use crate::table_list::{CoveredPosition, NamedTable, NamedTables};
 
     const ENTRY: SegmentEntry = SegmentEntry {
         id: 1,
@@ -221,6 +230,12 @@ mod tests {
         state: SegmentState::Open,
     };
 
+    fn tables() -> NamedTables {
+        let table = |id| NamedTable { id, salt: 0x1817_1615_1413_1200 + u64::from(id), len_bytes: 5000 };
+        let covered = CoveredPosition { segment: 2, offset: 100, next_seq: 9, compacted_below: 3 };
+        NamedTables { newest_first: vec![table(5), table(3)], covered }
+    }
+
     /// A manifest with two edits, and the bytes of its file.
     fn edited() -> (Manifest, Vec<u8>) {
         let mut manifest = Manifest::new([0xab; 16]);
@@ -231,7 +246,7 @@ mod tests {
         let first = ManifestEdit { next_seq: Some(66), put: vec![ENTRY], ..ManifestEdit::default() };
         let second = ManifestEdit {
             max_version: 7,
-            checkpoint: Some(Some("a.ckpt".to_owned())),
+            tables: Some(tables()),
             remove: vec![1],
             put: vec![SegmentEntry { id: 2, state: sealed, ..ENTRY }],
             ..ManifestEdit::default()
@@ -257,10 +272,10 @@ mod tests {
         assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
         assert_eq!(manifest.segments.iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
         assert_eq!((manifest.generation, manifest.next_seq, manifest.max_version), (3, 66, 7));
-        let (base, first) = (Manifest::decode(&bytes[..76]).unwrap(), Manifest::decode(&bytes[..192]).unwrap());
+        let (base, first) = (Manifest::decode(&bytes[..108]).unwrap(), Manifest::decode(&bytes[..224]).unwrap());
         assert_eq!((base.segments.len(), first.segments.as_slice()), (0, &[ENTRY][..]));
-        for len in 76..bytes.len() {
-            let expected = if len < 192 { &base } else { &first };
+        for len in 108..bytes.len() {
+            let expected = if len < 224 { &base } else { &first };
             assert_eq!(Manifest::decode(&bytes[..len]).as_ref(), Ok(expected), "cut at {len}");
         }
     }
@@ -273,12 +288,12 @@ mod tests {
             assert!(matches!(found, Err(ManifestError::Damaged { offset, .. }) if offset == at), "{found:?}");
         };
         let mut bent = bytes.clone();
-        bent[100] ^= 1;
-        refused(bent, 76);
+        bent[132] ^= 1;
+        refused(bent, 108);
         // At another place, or behind another manifest, the bytes are not an edit.
-        let twice = [&bytes[..], &bytes[192..]].concat();
+        let twice = [&bytes[..], &bytes[224..]].concat();
         assert_eq!(Manifest::decode(&twice), Manifest::decode(&bytes));
-        let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[76..]].concat();
+        let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[108..]].concat();
         assert_eq!(Manifest::decode(&other), Ok(Manifest::new([0xcd; 16])));
     }
 
@@ -286,6 +301,44 @@ mod tests {
     fn an_edit_that_is_too_long_is_none() {
         let edit = ManifestEdit { remove: (1..20_000).collect(), ..ManifestEdit::default() };
         let manifest = Manifest::new([0; 16]);
-        assert_eq!(edit.encode(manifest.heading_after(&edit), 0, 76), None);
+        assert_eq!(edit.encode(manifest.heading_after(&edit), 0, 108), None);
+    }
+
+    #[test]
+    fn the_list_of_tables_is_read_as_it_was_written() {
+        let (manifest, bytes) = edited();
+        assert_eq!((&manifest.tables, manifest.next_table_id), (&tables(), 6));
+        let whole = manifest.encode();
+        assert_eq!(Manifest::decode(&whole), Ok(manifest.clone()));
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+    }
+
+    #[test]
+    fn tables_that_a_store_cannot_have_are_damage() {
+        let (manifest, _) = edited();
+        let wrong = |change: fn(&mut Manifest)| {
+            let mut wrong = manifest.clone();
+            change(&mut wrong);
+            let found = Manifest::decode(&wrong.encode());
+            assert!(matches!(found, Err(ManifestError::Damaged { .. })), "{found:?}");
+        };
+        wrong(|manifest| manifest.tables.newest_first[0].id = 3);
+        wrong(|manifest| manifest.tables.newest_first[0].id = 0);
+        wrong(|manifest| manifest.next_table_id = 5);
+        wrong(|manifest| manifest.tables.newest_first.clear());
+        wrong(|manifest| manifest.tables.covered = CoveredPosition::default());
+        wrong(|manifest| manifest.tables.covered.segment = 3);
+        wrong(|manifest| manifest.tables.covered.compacted_below = 4);
+        wrong(|manifest| manifest.tables.covered.offset = 63);
+        wrong(|manifest| manifest.tables.covered.next_seq = 67);
+        // An edit with such a list is refused too.
+        let mut first = Manifest::new([0xab; 16]);
+        first.next_segment_id = 3;
+        let mut bytes = first.encode();
+        let check = u32::from_le_bytes(*bytes.last_chunk().unwrap());
+        let edit = ManifestEdit { tables: Some(tables()), ..ManifestEdit::default() };
+        bytes.extend(edit.encode(first.heading_after(&edit), check, bytes.len() as u64).unwrap());
+        let found = Manifest::decode(&bytes);
+        assert!(matches!(found, Err(ManifestError::Damaged { offset: 108, .. })), "covered past the end: {found:?}");
     }
 }

@@ -15,13 +15,9 @@ pub const UNFINISHED: &str = "UNFINISHED";
 
 const SEGMENT_SUFFIX: &str = ".seg";
 const SPARE_SUFFIX: &str = ".spare";
-/// The suffix of index checkpoints' names.
-pub const CHECKPOINT_SUFFIX: &str = ".ckpt";
-/// The suffix of index checkpoints that are still being written.
-pub const CHECKPOINT_TMP_SUFFIX: &str = ".ckpt.tmp";
 /// The suffix of tables' names.
 pub const TABLE_SUFFIX: &str = ".tbl";
-/// The longest name of a checkpoint or table, in bytes.
+/// The longest name of a table, in bytes.
 pub(crate) const MAX_NAME_LEN_BYTES: usize = 255;
 
 /// The name of the segment `id`: ten digits and `.seg`.
@@ -32,6 +28,16 @@ pub(crate) const MAX_NAME_LEN_BYTES: usize = 255;
 #[must_use]
 pub fn segment_name(id: u32) -> String {
     format!("{id:010}{SEGMENT_SUFFIX}")
+}
+
+/// The name of a store's table `id`: ten digits and `.tbl`.
+///
+/// ```
+/// assert_eq!(hightower_segment::table_name(7), "0000000007.tbl");
+/// ```
+#[must_use]
+pub fn table_name(id: u32) -> String {
+    format!("{id:010}{TABLE_SUFFIX}")
 }
 
 pub(crate) fn segment_path(dir: &Path, id: u32) -> PathBuf {
@@ -61,10 +67,9 @@ fn numbered(name: &str, suffix: &str) -> Option<u32> {
     all_digits.then(|| digits.parse().ok()).flatten()
 }
 
-/// Whether a checkpoint may have this name: one path component with the right end, of ASCII
-/// letters, digits, `-`, `_` and `.`.
-pub(crate) fn is_checkpoint(name: &str) -> bool {
-    is_stem_and(CHECKPOINT_SUFFIX, name)
+/// The id of the store's table with this name, if it is one.
+pub(crate) fn table_id(name: &str) -> Option<u32> {
+    numbered(name, TABLE_SUFFIX)
 }
 
 /// Whether a table may have this name: one path component that ends in [`TABLE_SUFFIX`], of ASCII
@@ -78,32 +83,17 @@ pub(crate) fn is_checkpoint(name: &str) -> bool {
 /// ```
 #[must_use]
 pub fn is_table_name(name: &str) -> bool {
-    is_stem_and(TABLE_SUFFIX, name)
-}
-
-fn is_stem_and(suffix: &str, name: &str) -> bool {
     name.len() <= MAX_NAME_LEN_BYTES
-        && name.len() > suffix.len()
-        && name.ends_with(suffix)
+        && name.len() > TABLE_SUFFIX.len()
+        && name.ends_with(TABLE_SUFFIX)
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// Whether this is the exact form of a checkpoint's name: `index-`, the seqno in 20 digits, `-`, 8
-/// hexadecimal digits, `.ckpt`.
-fn is_exact_checkpoint(name: &str) -> bool {
-    let Some((seqno, random)) = name
-        .strip_prefix("index-")
-        .and_then(|name| name.strip_suffix(CHECKPOINT_SUFFIX))
-        .and_then(|name| name.split_once('-'))
-    else {
-        return false;
-    };
-    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    seqno.len() == 20
-        && seqno.bytes().all(|byte| byte.is_ascii_digit())
-        && random.len() == 8
-        && random.bytes().all(is_hex)
+/// Whether this name and `.tmp` is that of a table, or of its scratch file, while the table is
+/// being written.
+fn is_unfinished_table(name: &str) -> bool {
+    table_id(name.strip_suffix(".spill").unwrap_or(name)).is_some()
 }
 
 /// Whether the store removes a file with this name when the manifest does not name it. Files whose
@@ -120,8 +110,8 @@ pub fn is_garbage_when_unnamed(name: &str) -> bool {
     name == MANIFEST_TMP
         || segment_id(name).is_some()
         || numbered(name, SPARE_SUFFIX).is_some()
-        || is_exact_checkpoint(name)
-        || name.strip_suffix(".tmp").is_some_and(is_exact_checkpoint)
+        || table_id(name).is_some()
+        || name.strip_suffix(".tmp").is_some_and(is_unfinished_table)
 }
 
 #[cfg(test)]
@@ -130,22 +120,34 @@ mod tests {
 
     #[test]
     fn names_of_a_store_are_told_from_others() {
-        const CHECKPOINT: &str = "index-00000000000000917519-8437560f.ckpt";
-        for name in ["0000000001.seg", "4294967295.seg", "0000000009.spare", "MANIFEST.tmp", CHECKPOINT] {
+        let own = [
+            "0000000001.seg",
+            "4294967295.seg",
+            "0000000009.spare",
+            "MANIFEST.tmp",
+            "0000000001.tbl",
+            "0000000001.tbl.tmp",
+            "0000000001.tbl.spill.tmp",
+        ];
+        for name in own {
             assert!(is_garbage_when_unnamed(name), "{name}");
         }
-        assert!(is_garbage_when_unnamed(&format!("{CHECKPOINT}.tmp")));
         let others = [
             "MANIFEST",
             "UNFINISHED",
-            "a-1.ckpt",
-            "index-1-2.ckpt",
+            "a.tbl",
+            "1.tbl",
+            "1.tbl.tmp",
+            "4294967296.tbl",
+            "0000000001.tbl.spill",
+            "0000000001.tbl.old",
+            "0000000001.tbl.tmp.tmp",
             "1.seg",
             "4294967296.seg",
             "000000000a.seg",
             "notes.txt",
-            ".ckpt",
-            "../x.ckpt",
+            ".tbl",
+            "../0000000001.tbl",
             "x.seg",
         ];
         for name in others {

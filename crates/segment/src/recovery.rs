@@ -16,13 +16,17 @@ use crate::error::{Damage, SegmentError};
 use crate::file_header::entry_from_header;
 use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::layout::{FIRST_RECORD_AT, seq_span, to_offset};
-use crate::manifest::{MAX_LEN_BYTES, Manifest, ManifestError, SegmentEntry, SegmentState};
+use crate::manifest::{MAX_LEN_BYTES, Manifest, SegmentEntry, SegmentState};
+use crate::manifest_reader::ManifestError;
 use crate::mapping::MapPermit;
 use crate::mutants::planted;
-use crate::names::{MANIFEST, UNFINISHED, is_garbage_when_unnamed, is_reserve, segment_id, segment_name, segment_path};
+use crate::names::{
+    MANIFEST, UNFINISHED, is_garbage_when_unnamed, is_reserve, segment_id, segment_name, segment_path, table_id,
+};
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
 use crate::scan::{LogEnd, find_tail, look_beyond};
 use crate::segment::Segment;
+use crate::table_list::CoveredPosition;
 
 /// A segment of an earlier writer.
 #[derive(Debug)]
@@ -132,16 +136,12 @@ pub(crate) fn survey(
     intent: Intent,
 ) -> Result<Survey, SegmentError> {
     let salvage = intent == Intent::Salvage;
-    let mut report = RecoveryReport {
+    let report = RecoveryReport {
         generation: manifest.generation,
         max_version: manifest.max_version,
         garbage: garbage(names, manifest),
         ..RecoveryReport::default()
     };
-    match &manifest.checkpoint {
-        Some(name) if names.contains(name) => report.checkpoint = Some(name.clone()),
-        missing => report.missing_checkpoint.clone_from(missing),
-    }
     let mut survey = Survey { live: Vec::new(), dropped: Vec::new(), report };
     let mut open = Vec::new();
     for entry in &manifest.segments {
@@ -161,7 +161,7 @@ pub(crate) fn survey(
         }
     }
     survey.report.unclean = !open.is_empty();
-    survey.recover(dir, open, intent)?;
+    survey.recover(dir, open, manifest.tables.covered, intent)?;
     // Oldest first, although open segments were added last.
     survey.live.sort_by_key(|found| found.entry.id);
     survey.report.segments.sort_by_key(|segment| segment.id);
@@ -169,8 +169,9 @@ pub(crate) fn survey(
 }
 
 fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
+    let is_table = |id: u32| manifest.tables.newest_first.iter().any(|table| table.id == id);
     let named = |name: &String| {
-        segment_id(name).is_some_and(|id| manifest.segment(id).is_some()) || manifest.checkpoint.as_ref() == Some(name)
+        segment_id(name).is_some_and(|id| manifest.segment(id).is_some()) || table_id(name).is_some_and(is_table)
     };
     let is_garbage =
         |name: &&String| is_garbage_when_unnamed(name) && !is_reserve(name) && !named(name) && !planted("garbage_kept");
@@ -265,7 +266,13 @@ impl Survey {
     }
 
     /// Finds the end of the log in the unsealed segments, given by ascending id.
-    fn recover(&mut self, dir: &dyn Dir, open: Vec<Found>, intent: Intent) -> Result<(), SegmentError> {
+    fn recover(
+        &mut self,
+        dir: &dyn Dir,
+        open: Vec<Found>,
+        covered: CoveredPosition,
+        intent: Intent,
+    ) -> Result<(), SegmentError> {
         for found in &open {
             // All of it will be read, some of it twice.
             found.segment.mapping().read_in_order();
@@ -273,7 +280,7 @@ impl Survey {
         let tails: Vec<LogEnd> =
             open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
         let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());
-        let witness = witness(&open, &tails, end);
+        let witness = witness(&open, &tails, end).or_else(|| lost_below(&open, &tails, end, covered));
         if let Some(error) = witness {
             if intent != Intent::Salvage {
                 return Err(error);
@@ -374,6 +381,18 @@ fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File
         at += step;
     }
     Ok(file)
+}
+
+/// Whether the log ends before the position that tables cover, which was durable when they were
+/// named.
+fn lost_below(open: &[Found], tails: &[LogEnd], end: usize, covered: CoveredPosition) -> Option<SegmentError> {
+    let (found, tail) = (open.get(end)?, tails.get(end)?);
+    let CoveredPosition { segment, offset, .. } = covered;
+    if (found.entry.id, tail.end) >= (segment, offset) || planted("covered_log_may_end") {
+        return None;
+    }
+    let damage = Damage::CoveredLost { source: tail.stop.1.clone(), segment, offset };
+    Some(SegmentError::corrupt(found.segment.path(), tail.end.into(), damage))
 }
 
 /// Searches a record whose durable offset is behind the end of the log, which is in segment `end`.

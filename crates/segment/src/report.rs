@@ -17,11 +17,6 @@ pub struct RecoveryReport {
     pub segments: Vec<SegmentReport>,
     /// Files that the manifest does not name. Removed, unless the store was opened read-only.
     pub garbage: Vec<String>,
-    /// The checkpoint that the manifest names, if its file exists.
-    pub checkpoint: Option<String>,
-    /// The checkpoint that the manifest names, if its file is missing. It can be rebuilt from the
-    /// log.
-    pub missing_checkpoint: Option<String>,
     /// The highest version in the manifest and in unsealed segments. Sealed segments have no higher
     /// one.
     pub max_version: u64,

@@ -14,12 +14,12 @@ use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::{Form, replace_manifest};
 use crate::mapping::Pages;
 use crate::mutants::planted;
-use crate::names::is_checkpoint;
 use crate::options::{AppendMode, Purpose, Stamp, StoreOptions};
 use crate::parts::StoreParts;
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
 use crate::segment::Segment;
 use crate::sync::SyncPoint;
+use crate::table_list::NamedTables;
 
 /// An open store: the state that the appender, readers, background threads and the compactor share.
 /// Clone it freely. The lock is held until the last clone, the [`Appender`](crate::Appender) and
@@ -351,22 +351,28 @@ impl SegmentStore {
         compacted::abandon(&self.parts, output)
     }
 
-    /// Records the newest index checkpoint's name in the manifest, durably. Its file must be
-    /// durable already. The checkpoint that had this place before is garbage from then on: the
-    /// caller removes its file, or else the next open does.
+    /// Replaces the list of tables in the manifest, durably, in one step. The tables' files must be
+    /// durable already, and so must the log up to the position that they cover. `max_version` is
+    /// the highest version of the log up to there. The file of a table that is no longer in the list
+    /// is garbage from then on: the caller removes it, or else the next open does.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] for a name that is not one path component ending in `.ckpt`;
-    /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
-    pub fn set_checkpoint(&self, name: Option<&str>) -> Result<(), SegmentError> {
-        if let Some(name) = name.filter(|name| !is_checkpoint(name)) {
-            return Err(SegmentError::Invalid { what: format!("{name:?} is no name for a checkpoint") });
+    /// [`SegmentError::Invalid`] for ids that are not above all earlier ones and are not in the list
+    /// either, and for a position that the log does not have; [`SegmentError::Full`],
+    /// [`SegmentError::Io`] or [`SegmentError::Poisoned`].
+    pub fn set_tables(&self, tables: NamedTables, max_version: u64) -> Result<(), SegmentError> {
+        let mut after = self.manifest();
+        let known = |id: u32| after.tables.newest_first.iter().any(|table| table.id == id);
+        let again = tables.newest_first.iter().find(|table| table.id < after.next_table_id && !known(table.id));
+        if let Some(table) = again {
+            return Err(SegmentError::Invalid { what: format!("table id {} was given before", table.id) });
         }
-        self.parts.manifest.edit(Form::Shortest, |_| ManifestEdit {
-            checkpoint: Some(name.map(str::to_owned)),
-            ..ManifestEdit::default()
-        })
+        let edit = ManifestEdit { tables: Some(tables), max_version, ..ManifestEdit::default() };
+        after.next_segment_id = self.parts.store.next_id();
+        after.apply(&edit);
+        after.check_tables().map_err(|what| SegmentError::Invalid { what: what.to_owned() })?;
+        self.parts.manifest.edit(Form::Shortest, |_| edit)
     }
 
     /// A copy of the manifest that is on disk.

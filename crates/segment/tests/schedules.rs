@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use common::{DIR, command, encode_commit, options, setting};
 use hightower_log::{Placement, encode};
 use hightower_segment::sim::SimFs;
 use hightower_segment::{
-    AppendMode, Appender, CompactedWriter, Edit, Fs, Purpose, Segment, SegmentError, SegmentStore, Stamp,
+    AppendMode, Appender, CompactedWriter, CoveredPosition, Edit, Fs, NamedTable, NamedTables, Purpose, Segment,
+    SegmentError, SegmentStore, Stamp,
 };
 use shuttle::rand::Rng as _;
 use shuttle::scheduler::RandomScheduler;
@@ -62,6 +64,12 @@ fn commands_in(segments: &[Arc<Segment>]) -> Vec<u64> {
     versions
 }
 
+/// A list of tables with these ids. What they cover is of the first segment.
+fn list_of(ids: RangeInclusive<u32>) -> NamedTables {
+    let covered = CoveredPosition { segment: 1, offset: 64, next_seq: 1, compacted_below: 1 };
+    NamedTables { newest_first: ids.map(|id| NamedTable { id, salt: 1, len_bytes: 1000 }).collect(), covered }
+}
+
 fn program() {
     let seed: u64 = shuttle::rand::thread_rng().r#gen();
     let mode = if seed.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned };
@@ -96,11 +104,11 @@ fn program() {
         });
         scope.spawn(|| ended.drain(..).for_each(|input| until_full(compact(&store, input))));
         scope.spawn(|| {
-            for name in ["a-long-name-of-a-checkpoint.ckpt", "b.ckpt"] {
-                until_full(store.set_checkpoint(Some(name)));
+            for tables in [1..=9, 10..=10] {
+                until_full(store.set_tables(list_of(tables), 1));
                 until_full(store.sync_predecessors().map(drop));
             }
-            until_full(store.set_checkpoint(None));
+            until_full(store.set_tables(NamedTables::default(), 1));
         });
         scope.spawn(|| {
             until_full(store.prepare_next(STAMP).map(drop));

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use common::{DIR, Step, World, options};
 use hightower_segment::sim::{Fault, FaultKind, SimFs};
 use hightower_segment::{
-    AppendMode, Damage, Fs, MANIFEST, ReadOnlyStore, RecoveryReport, SegmentError, SegmentOutcome, SegmentState,
-    SegmentStore, Stamp, StoreOptions, Tolerance, segment_name,
+    AppendMode, CoveredPosition, Damage, Fs, MANIFEST, NamedTable, NamedTables, ReadOnlyStore, RecoveryReport,
+    SegmentError, SegmentOutcome, SegmentState, SegmentStore, Stamp, StoreOptions, Tolerance, segment_name,
 };
 
 const STAMP: Stamp = Stamp { max_version: 1_000_000, timestamp: 1_700_000_000_000 };
@@ -458,37 +458,82 @@ fn row_16_unnamed_files() {
         "0000000077.seg",
         "0000000078.spare",
         "MANIFEST.tmp",
-        "index-00000000000000000007-0123abcd.ckpt",
-        "index-00000000000000000009-0123abcd.ckpt.tmp",
+        "0000000007.tbl",
+        "0000000009.tbl.tmp",
+        "0000000009.tbl.spill.tmp",
     ] {
         fs.plant(&path(name), b"anything");
     }
     fs.plant(&path("notes.txt"), b"mine");
+    fs.plant(&path("7.tbl"), b"mine");
     let listed = read_only(&fs, Tolerance::Strict).unwrap().report().garbage.len();
-    assert_eq!(listed, 5);
+    assert_eq!(listed, 6);
     assert_eq!(fs.read_file(&path("0000000077.seg")).unwrap(), b"anything", "a read-only open changes nothing");
     let (count, report) = open(&fs).unwrap();
-    assert_eq!((count, report.garbage.len()), (5, 5));
+    assert_eq!((count, report.garbage.len()), (5, 6));
     let names = fs.names_in(Path::new(DIR)).unwrap();
     assert!(!names.iter().any(|name| report.garbage.contains(name)));
-    assert!(names.contains(&"notes.txt".to_owned()), "what is not the store's is left alone");
+    for other in ["notes.txt", "7.tbl"] {
+        assert!(names.contains(&other.to_owned()), "what is not the store's is left alone");
+    }
+}
+
+/// A list of one table, which covers the log up to its end.
+fn tables_of(open: &common::Open, id: u32) -> NamedTables {
+    let (segment, offset) = open.store.end().unwrap();
+    let covered = CoveredPosition { segment, offset, next_seq: open.appender.next_seq(), compacted_below: segment + 1 };
+    NamedTables { newest_first: vec![NamedTable { id, salt: 5, len_bytes: 1000 }], covered }
 }
 
 #[test]
-fn row_17_checkpoint_named_and_missing() {
+fn row_17_named_tables() {
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
     world.run(&[PUT]).unwrap();
-    fs.plant(&path("a.ckpt"), b"index");
-    world.open.as_ref().unwrap().store.set_checkpoint(Some("a.ckpt")).unwrap();
-    assert!(world.open.as_ref().unwrap().store.set_checkpoint(Some("../a.ckpt")).is_err());
-    world.open.take().unwrap().appender.close(STAMP).unwrap();
-    let (_, report) = open(&fs).unwrap();
-    assert_eq!(report.checkpoint.as_deref(), Some("a.ckpt"));
-    fs.unplant(&path("a.ckpt"));
+    let opened = world.open.take().unwrap();
+    fs.plant(&path("0000000001.tbl"), b"the first");
+    fs.plant(&path("0000000002.tbl"), b"the second");
+    opened.store.set_tables(tables_of(&opened, 1), 1).unwrap();
+    opened.store.set_tables(tables_of(&opened, 2), 1).unwrap();
+    let is_refused = |tables: NamedTables| {
+        let refused = opened.store.set_tables(tables, 1);
+        assert!(matches!(refused, Err(SegmentError::Invalid { .. })), "{refused:?}");
+    };
+    // Its id was given before, or its position is not of this log.
+    is_refused(tables_of(&opened, 1));
+    let tables = tables_of(&opened, 3);
+    is_refused(NamedTables { covered: CoveredPosition { segment: 9, ..tables.covered }, ..tables.clone() });
+    is_refused(NamedTables { covered: CoveredPosition { next_seq: 1 << 40, ..tables.covered }, ..tables.clone() });
+    is_refused(NamedTables { newest_first: Vec::new(), ..tables });
+    opened.appender.close(STAMP).unwrap();
+    drop(opened.store);
     let (count, report) = open(&fs).unwrap();
-    assert_eq!((count, report.missing_checkpoint.as_deref()), (1, Some("a.ckpt")));
-    assert_eq!(open(&fs).unwrap().1.missing_checkpoint, None, "it is named no more");
+    assert_eq!((count, report.garbage), (1, vec!["0000000001.tbl".to_owned()]), "the second is named");
+    let manifest = read_only(&fs, Tolerance::Strict).unwrap().manifest().clone();
+    assert_eq!((manifest.tables.newest_first[0].id, manifest.next_table_id), (2, 3));
+    // A file that is missing is the reader's affair.
+    fs.unplant(&path("0000000002.tbl"));
+    assert_eq!(open(&fs).unwrap().0, 1);
+}
+
+#[test]
+fn row_17_a_log_that_ends_before_what_tables_cover() {
+    let fs = SimFs::new();
+    let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 4096, 1));
+    world.run(&[PUT, PUT, Step::Sync]).unwrap();
+    let opened = world.open.take().unwrap();
+    opened.store.set_tables(tables_of(&opened, 1), 2).unwrap();
+    drop(opened);
+    fs.settle();
+    let ends = record_ends(&fs, 1);
+    assert_eq!(open(&fs.after_kill()).unwrap().0, 2);
+    // No record knows it to be durable, but the tables do.
+    edit(&fs, &segment_path(1), |bytes| bytes[ends[0]..].fill(0));
+    let error = open(&fs).unwrap_err();
+    let is_named = matches!(&error, SegmentError::Corrupt { path, offset, reason: Damage::CoveredLost { .. } }
+        if *path == segment_path(1) && *offset == ends[0] as u64);
+    assert!(is_named, "{error}");
+    assert_eq!(read_only(&fs, Tolerance::Salvage).unwrap().report().damage.len(), 1);
 }
 
 #[test]

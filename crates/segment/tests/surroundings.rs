@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hightower_log::{Command, Placement, encode};
 use hightower_segment::sim::{SimFs, run_in_fork};
 use hightower_segment::{
-    Appender, Fs, Purpose, ReadOnlyStore, RealFs, SegmentError, SegmentStore, Stamp, StoreOptions, Tolerance,
+    Appender, Fs, NamedTables, Purpose, ReadOnlyStore, RealFs, SegmentError, SegmentStore, Stamp, StoreOptions,
+    Tolerance,
 };
 
 const STAMP: Stamp = Stamp { max_version: 0, timestamp: 1_700_000_000_000 };
@@ -280,7 +281,7 @@ fn a_child_of_fork_leaves_the_store_alone() {
         let mut outcomes = vec![is_refused(put(&mut appender, 51))];
         outcomes.push(is_refused(store.sync_point().sync()));
         outcomes.push(is_refused(store.prepare_next(STAMP).map(drop)) || !store.wants_preparation());
-        outcomes.push(is_refused(store.set_checkpoint(None)));
+        outcomes.push(is_refused(store.set_tables(NamedTables::default(), 0)));
         outcomes.push(is_refused(appender.roll(100, Purpose::Grow, STAMP).map(drop)));
         outcomes.push(is_refused(appender.close(STAMP)));
         // Below the store, no call of a directory or file works either.

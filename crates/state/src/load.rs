@@ -1,4 +1,4 @@
-//! Loading a checkpoint: changes in key order, each key once, into a new state.
+//! Loading tables: changes in key order, each key once, into a new state.
 //!
 //! Several threads each fill a [`LoadRun`] without a lock; [`StateWriter::load_runs`] joins the
 //! runs in the index.
@@ -115,7 +115,7 @@ impl<L: Location> StateWriter<'_, L> {
 
     /// Replays many changes and returns the number of winning ones.
     ///
-    /// For checkpoints: an empty state is built in bulk from keys in ascending order (see
+    /// For tables: an empty state is built in bulk from keys in ascending order (see
     /// [`load_runs`](Self::load_runs) for several threads). From the first key out of order, or if
     /// the state is not empty, changes are [replayed](Self::replay) one by one.
     ///

@@ -128,7 +128,7 @@ impl<L: Location> StateSnapshot<L> {
         StateRange::new(RangeScan::of_prefix(OneMemtable::Active, Arc::clone(&self.registration), prefix))
     }
 
-    /// Every entry between two bounds, tombstones included: the content of a checkpoint.
+    /// Every entry between two bounds, tombstones included: the content of a table.
     #[must_use]
     pub fn entries(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> EntryRange<L> {
         EntryRange::new(RangeScan::new(OneMemtable::Active, Arc::clone(&self.registration), from, to))

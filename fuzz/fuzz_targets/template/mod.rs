@@ -23,7 +23,7 @@ pub fn config() -> StoreConfig {
     StoreConfig::at(DIR).with_max_segment_size(4096).with_durability(Durability::Os)
 }
 
-/// Sealed segments, an open one, a checkpoint; and every value that was ever written.
+/// Sealed segments, an open one, a table; and every value that was ever written.
 pub fn template() -> &'static (Files, Written) {
     static TEMPLATE: OnceLock<(Files, Written)> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
@@ -39,7 +39,7 @@ pub fn template() -> &'static (Files, Written) {
             written.entry(key).or_default().push(value.clone());
             written.entry(b"same".to_vec()).or_default().push(value);
             if number == 40 {
-                engine.checkpoint().expect("checkpoint");
+                engine.checkpoint().expect("a table");
             }
         }
         let killed = fs.after_kill();

@@ -1,4 +1,4 @@
-//! The initial inputs of the fuzzers: real segments, records, manifests and checkpoints of a small
+//! The initial inputs of the fuzzers: real segments, records, manifests and tables of a small
 //! store, a few KiB for each target. They are committed in `fuzz/seeds`, and generated again when a
 //! format changes.
 
@@ -26,8 +26,8 @@ pub(super) fn write() -> Result<()> {
         let (name, bytes) = (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
         if name == "MANIFEST" {
             save(&seeds.join("manifest_open"), &name, &bytes)?;
-        } else if name.ends_with(".ckpt") {
-            save(&seeds.join("checkpoint"), "checkpoint", &bytes)?;
+        } else if name.ends_with(".tbl") {
+            save(&seeds.join("store_table"), &name, &bytes)?;
         } else if name.ends_with(".seg") {
             // The first byte of an input selects the segment of the target's store that the other
             // bytes replace.
@@ -39,7 +39,7 @@ pub(super) fn write() -> Result<()> {
     Ok(())
 }
 
-/// A store with sealed segments and a checkpoint.
+/// A store with sealed segments and a table.
 fn fill(dir: &Path) -> Result<()> {
     let config = StoreConfig::at(dir).with_max_segment_size(4096).with_append_mode(AppendMode::Positioned);
     let engine = SingleNodeEngine::with_config(config)?;

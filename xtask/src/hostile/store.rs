@@ -329,7 +329,7 @@ impl Store {
     /// Looks for damage in the files of a store that nobody has open.
     pub(super) fn check_files(&self) -> Result<()> {
         let _doing = doing("check", "");
-        let report = check(&self.components, &self.config.data_dir, CheckLevel::Index, &mut |_| {
+        let report = check(&self.components, &self.config.data_dir, CheckLevel::Tables, &mut |_| {
             std::ops::ControlFlow::Continue(())
         })?;
         ensure!(report.is_whole(), "the store is damaged: {:?}", report.damage);

@@ -50,6 +50,10 @@ pub(super) const fn engine(filter: &'static str) -> Catcher {
     plain("hightower-engine", "engine", filter)
 }
 
+/// Crashes of the whole engine.
+pub(super) const ENGINE_CRASHES: Catcher =
+    Catcher { variables: &[("HIGHTOWER_TEST_STATES", "20000")], ..plain("hightower-engine", "crash", "every_crash") };
+
 pub(super) const fn within_engine(filter: &'static str) -> Catcher {
     plain("hightower-engine", "lib", filter)
 }

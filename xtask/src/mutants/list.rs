@@ -1,6 +1,6 @@
 //! The planted bugs: the rule that each undoes, and the tests that must catch it.
 
-use super::catcher::{Catcher, Mutant, Shows, caught, engine, plain, storms, within_engine};
+use super::catcher::{Catcher, ENGINE_CRASHES, Mutant, Shows, caught, engine, plain, storms, within_engine};
 use super::list_of_auth::OF_AUTH;
 use super::list_of_index::OF_INDEX_AND_STATE;
 use super::list_of_levels::OF_LEVELS;
@@ -20,9 +20,6 @@ const fn surroundings_of_segments(filter: &'static str) -> Catcher {
 /// Crashes of many workloads of the segment layer.
 const CRASHES: Catcher =
     Catcher { variables: &[("HIGHTOWER_TEST_STATES", "30000")], ..plain("hightower-segment", "crash", "every_crash") };
-/// Crashes of the whole engine.
-const ENGINE_CRASHES: Catcher =
-    Catcher { variables: &[("HIGHTOWER_TEST_STATES", "20000")], ..plain("hightower-engine", "crash", "every_crash") };
 const fn rule_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "rules", filter)
 }
@@ -436,9 +433,29 @@ const OF_STORE: &[Mutant] = &[
         &[plain("hightower-engine", "tickets", "would_wait_for_itself")],
     ),
     caught(
-        "checkpoint_unverified",
-        "a damaged checkpoint is not used",
-        &[within_engine("a_flipped_bit_or_a_missing_byte_is_noticed")],
+        "table_named_before_log_sync",
+        "the log is synced before a table that covers it is named",
+        &[ENGINE_CRASHES],
+    ),
+    caught(
+        "table_covers_later_commits",
+        "a table covers the log up to its own moment, not that of its end",
+        &[compaction("what_is_written_during_a_flush")],
+    ),
+    caught(
+        "stale_table_covers_all",
+        "the log behind what a table covers is read",
+        &[compaction("a_table_from_before_a_compaction"), ENGINE_CRASHES],
+    ),
+    caught(
+        "other_table_believed",
+        "a table counts only if it is the one that the manifest names",
+        &[compaction("deleted_keys_stay_deleted")],
+    ),
+    caught(
+        "covered_log_may_end",
+        "the log does not end before what tables cover",
+        &[opening("row_17_a_log_that_ends")],
     ),
     caught(
         "compaction_without_sync",

@@ -1,6 +1,6 @@
 //! The planted bugs of the tables.
 
-use super::catcher::{Catcher, Mutant, caught, plain};
+use super::catcher::{Catcher, ENGINE_CRASHES, Mutant, caught, plain};
 
 const fn damage(filter: &'static str) -> Catcher {
     plain("hightower-table", "damage", filter)
@@ -40,7 +40,7 @@ pub(super) const OF_TABLE: &[Mutant] = &[
         &[damage("a_damaged_line_is_an_error")],
     ),
     caught("table_features_guessed", "unknown features are refused", &[damage("a_later_version_or_feature")]),
-    caught("table_not_synced", "a table is synced before it gets its name", &[crash("every_crash")]),
+    caught("table_not_synced", "a table is synced before it gets its name", &[crash("every_crash"), ENGINE_CRASHES]),
     caught(
         "table_leftover_kept",
         "a failed writer leaves no file",

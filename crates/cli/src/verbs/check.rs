@@ -1,7 +1,7 @@
 //! `check`: search for damage, at a chosen level.
 
 use clap::ValueEnum;
-use hightower_kv::{CheckLevel, CheckReport, CheckpointUse, Components, check};
+use hightower_kv::{CheckLevel, CheckReport, Components, TablesUse, check};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -15,10 +15,10 @@ const EXAMPLES: &str = "\
 Examples:
   htkvctl check
   htkvctl check --level structure      files, headers and lengths; fast
-  htkvctl check --level index          also compares the index checkpoint with the log
+  htkvctl check --level tables         also verifies the tables, and compares them with the log
   htkvctl check --json && echo fine
 
-`--level index` takes the memory of an open store. The check changes nothing, and continues behind damage. Exit code 1 if there is damage: each damaged place is printed, with \
+`--level tables` takes the memory of an open store. The check changes nothing, and continues behind damage. Exit code 1 if there is damage: each damaged place is printed, with \
 the neighbouring keys if they are known. Then restore a backup, or copy the intact records with `htkvctl salvage`.";
 
 /// Search for damage
@@ -36,8 +36,8 @@ enum Level {
     Structure,
     /// also the checksum of every record
     Checksums,
-    /// also the index checkpoint, compared with the log
-    Index,
+    /// also the tables: every byte of them, compared with the log
+    Tables,
 }
 
 #[derive(Serialize)]
@@ -47,8 +47,8 @@ struct Answer {
     records: u64,
     bytes: u64,
     unfinished_bytes: u64,
-    checkpoint: Option<&'static str>,
-    checkpoint_trouble: Option<String>,
+    tables: Option<&'static str>,
+    tables_trouble: Option<String>,
     damage: Vec<Damage>,
 }
 
@@ -58,7 +58,7 @@ impl Args {
         let (level, name) = match self.level {
             Level::Structure => (CheckLevel::Structure, "structure"),
             Level::Checksums => (CheckLevel::Checksums, "checksums"),
-            Level::Index => (CheckLevel::Index, "index"),
+            Level::Tables => (CheckLevel::Tables, "tables"),
         };
         let report = watched(session.screen, |watch| check(&Components::default(), session.data_dir(), level, watch))
             .map_err(|failure| session.unless_missing(failure))?;
@@ -69,10 +69,10 @@ impl Args {
 
 impl Answer {
     fn of(report: &CheckReport, level: &'static str) -> Self {
-        let (checkpoint, checkpoint_trouble) = match &report.checkpoint {
+        let (tables, tables_trouble) = match &report.tables {
             None => (None, None),
-            Some(CheckpointUse::Loaded { .. }) => (Some("whole"), None),
-            Some(CheckpointUse::Rebuilt { reason, .. }) => (Some("useless"), Some(reason.clone())),
+            Some(TablesUse::Loaded { .. }) => (Some("whole"), None),
+            Some(TablesUse::Rebuilt { reason, .. }) => (Some("useless"), Some(reason.clone())),
             Some(_) => (Some("none"), None),
         };
         Self {
@@ -81,8 +81,8 @@ impl Answer {
             records: report.records,
             bytes: report.bytes,
             unfinished_bytes: report.unfinished_bytes,
-            checkpoint,
-            checkpoint_trouble,
+            tables,
+            tables_trouble,
             damage: report.damage.iter().map(Damage::of).collect(),
         }
     }
@@ -109,15 +109,15 @@ fn describe(report: &CheckReport, level: &str) -> String {
         let unfinished = bytes(report.unfinished_bytes);
         lines.push(format!("a crash left {unfinished} of unfinished writes; the next open drops them"));
     }
-    match &report.checkpoint {
-        Some(CheckpointUse::Loaded { name, entries }) => {
-            let text = format!("{name}: {}, the same as the log", counted(*entries, "key"));
-            lines.push(styled(DIM, text));
+    match &report.tables {
+        Some(TablesUse::Loaded { tables, entries, .. }) => {
+            let (tables, keys) = (counted(*tables, "table"), counted(*entries, "key"));
+            lines.push(styled(DIM, format!("{tables}, {keys}, the same as the log")));
         }
-        Some(CheckpointUse::Rebuilt { name, reason }) => {
-            lines.push(format!("{name} cannot be used: {reason}; no damage, the next open reads the log instead"));
+        Some(TablesUse::Rebuilt { reason, .. }) => {
+            lines.push(format!("a table cannot be used: {reason}; no record is damaged, the log has all of it"));
         }
-        Some(_) => lines.push(styled(DIM, "there is no index checkpoint; the next open reads the log")),
+        Some(_) => lines.push(styled(DIM, "there is no table; the next open reads the log")),
         None => {}
     }
     lines.join("\n")

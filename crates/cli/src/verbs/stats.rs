@@ -39,6 +39,7 @@ The figures:
                compaction can free
   index        memory of the keys while the store is open
   disk         disk space of the segments, including preallocated space
+  tables       number of tables, and disk space of them
   seq          the number of the latest commit, ascending with gaps; durable: the last commit that
                survives power loss
   log/s        growth of the log in bytes per second, since the previous line";
@@ -62,6 +63,8 @@ struct Answer {
     disk_bytes: u64,
     index_bytes: u64,
     segments: u64,
+    tables: u64,
+    table_bytes: u64,
     latest_seq: u64,
     durable_seq: u64,
     latest_version: u64,
@@ -151,6 +154,8 @@ impl Answer {
             disk_bytes: stats.disk_bytes,
             index_bytes: stats.index_bytes,
             segments: stats.segments.len() as u64,
+            tables: stats.tables.len() as u64,
+            table_bytes: stats.tables.iter().map(|table| table.len_bytes).sum(),
             latest_seq: stats.latest_seq,
             durable_seq: stats.durable_seq,
             latest_version: stats.latest_version,
@@ -175,6 +180,7 @@ impl Answer {
             ("disk", bytes(self.disk_bytes)),
             ("index", bytes(self.index_bytes)),
             ("segments", count(self.segments)),
+            ("tables", format!("{}, {}", count(self.tables), bytes(self.table_bytes))),
             ("seq", format!("{}, durable {}", count(self.latest_seq), count(self.durable_seq))),
             ("version", count(self.latest_version)),
         ];

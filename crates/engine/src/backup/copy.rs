@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use hightower_index::pin;
 use hightower_segment::{
-    Dir, Fs, LockKind, MANIFEST, Manifest, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
+    Dir, Fs, LockKind, MANIFEST, Manifest, NamedTables, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
     is_garbage_when_unnamed, segment_name,
 };
 
@@ -143,7 +143,8 @@ impl BackupSource<'_> {
             next_segment_id: of_store.next_segment_id,
             next_seq: of_store.next_seq.max(seq.saturating_add(1)),
             max_version,
-            checkpoint: None,
+            next_table_id: of_store.next_table_id,
+            tables: NamedTables::default(),
             segments: parts.iter().map(BackupPart::entry).collect(),
             store_id: of_store.store_id,
             content: of_store.content,
@@ -341,7 +342,7 @@ pub fn restore_with_progress(
         segments.push(part.entry());
     }
     let max_version = store.manifest().max_version.max(store.report().version_floor);
-    let manifest = Manifest { segments, checkpoint: None, max_version, ..store.manifest().clone() };
+    let manifest = Manifest { segments, tables: NamedTables::default(), max_version, ..store.manifest().clone() };
     write_file(copy.dir(), "MANIFEST.tmp", MANIFEST, &manifest.encode())?;
     copy.finish()?;
     Ok(report)

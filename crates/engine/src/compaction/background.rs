@@ -9,7 +9,6 @@ use hightower_log::SegmentKind;
 use hightower_seams::Clock;
 use hightower_segment::{Purpose, SegmentError};
 
-use crate::checkpoint::CheckpointWriter;
 use crate::commit_log::CommitLock;
 use crate::compaction::run::CompactionRunner;
 use crate::compaction::stats::{CompactionReport, RunReport};
@@ -23,6 +22,7 @@ use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
+use crate::table_flusher::TableFlusher;
 use crate::tail_upkeep::TailUpkeep;
 use crate::time::StoreTime;
 
@@ -56,7 +56,7 @@ pub(crate) struct Compaction {
     store: Arc<OpenStore>,
     tail: Arc<TailUpkeep>,
     maintenance: Arc<Maintenance>,
-    checkpoints: Arc<CheckpointWriter>,
+    flusher: Arc<TableFlusher>,
     runner: Arc<CompactionRunner>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct CompactionParts<'a> {
     pub(crate) store: &'a Arc<OpenStore>,
     pub(crate) tail: &'a Arc<TailUpkeep>,
     pub(crate) maintenance: &'a Arc<Maintenance>,
-    pub(crate) checkpoints: &'a Arc<CheckpointWriter>,
+    pub(crate) flusher: &'a Arc<TableFlusher>,
     pub(crate) runner: &'a Arc<CompactionRunner>,
 }
 
@@ -88,7 +88,7 @@ impl Compaction {
             store: Arc::clone(parts.store),
             tail: Arc::clone(parts.tail),
             maintenance: Arc::clone(parts.maintenance),
-            checkpoints: Arc::clone(parts.checkpoints),
+            flusher: Arc::clone(parts.flusher),
             runner: Arc::clone(parts.runner),
         }
     }
@@ -164,7 +164,7 @@ impl Compaction {
             self.maintenance.note_run(&run);
         }
         if has_run && self.config.writes_checkpoint_after_compaction() {
-            let failure = self.checkpoints.try_write(&mut turn)?;
+            let failure = self.flusher.try_flush(&mut turn)?;
             self.maintenance.note(|stats| stats.checkpoint_failure = failure);
         }
         self.runner.count_retired(&turn);
@@ -218,7 +218,7 @@ impl Compaction {
         }
         let has_run = self.maintenance.total().since(&before).runs > 0;
         let checkpoint_failure = if has_run && self.config.writes_checkpoint_after_compaction() {
-            self.checkpoints.try_write(&mut turn)?
+            self.flusher.try_flush(&mut turn)?
         } else {
             None
         };

@@ -28,7 +28,7 @@ pub struct CompactionReport {
     /// Removed segments whose files are still in use by readers or by the index's deferred frees; a
     /// later run removes them.
     pub waiting_segments: u64,
-    /// The reason why no index checkpoint was written at the end: lack of room. The next open takes
+    /// The reason why no table was written at the end: lack of room. The next open takes
     /// longer.
     pub checkpoint_failure: Option<String>,
     /// The error of the last background run, if it failed and no later run has succeeded.
@@ -49,7 +49,7 @@ pub struct CompactionStats {
     pub written_bytes: u64,
     /// Removed segments whose files are still in use.
     pub waiting_segments: u64,
-    /// Number of written index checkpoints.
+    /// Number of written tables.
     pub checkpoints: u64,
     /// The reason why the last background run could not write one: lack of room.
     pub checkpoint_failure: Option<String>,

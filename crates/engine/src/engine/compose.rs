@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::checkpoint::{CheckpointParts, CheckpointWriter};
 use crate::commit::{WriteParts, WritePath};
 use crate::commit_log::CommitLock;
 use crate::compaction::{Compaction, CompactionParts, CompactionRunner, RunnerParts};
@@ -15,6 +14,8 @@ use crate::open_store::OpenStore;
 use crate::quota::DiskQuota;
 use crate::read_path::ReadPath;
 use crate::sync_path::SyncPath;
+use crate::table_flusher::{FlushParts, TableFlusher};
+use crate::tables::Tables;
 use crate::tail_upkeep::{TailParts, TailUpkeep};
 
 impl SingleNodeEngine {
@@ -22,7 +23,7 @@ impl SingleNodeEngine {
     pub(crate) fn compose(opened: Opened) -> Self {
         let Opened { config, components, panics, fork_guard, lock, report, .. } = opened;
         let durability = config.effective_durability();
-        let turn = Turn { checkpoint: opened.checkpoint, ..Turn::default() };
+        let turn = Turn { flushed: opened.flushed, ..Turn::default() };
         let (config, time) = (&Arc::new(config), &Arc::new(opened.time));
         let (segment_store, log) = opened.log.unzip();
         let index = OpenIndex::new(opened.state, fork_guard);
@@ -31,16 +32,17 @@ impl SingleNodeEngine {
         let log = &Arc::new(CommitLock::new(log));
         let maintenance = &Arc::new(Maintenance::new(turn, time.now_ms()));
         let sync = &Arc::new(SyncPath::new(&components, read, store));
-        let quota = &Arc::new(DiskQuota::new(config, read, store, opened.checkpoint_bytes));
+        let tables = &Arc::new(Tables::new(opened.tables));
+        let quota = &Arc::new(DiskQuota::new(config, read, store, tables));
         let tail = &Arc::new(TailUpkeep::new(&components, &TailParts { config, time, read, log, store, quota }));
         let parts = WriteParts { time, read, log, store, sync, tail, quota, maintenance };
         let write = Arc::new(WritePath::new(config, &parts));
-        let parts = CheckpointParts { read, log, store, sync, quota, maintenance };
-        let checkpoints = &Arc::new(CheckpointWriter::new(&components, &parts));
+        let parts = FlushParts { read, log, store, sync, tables, maintenance };
+        let flusher = &Arc::new(TableFlusher::new(&components, &parts));
         let parts = RunnerParts { config, time, read, store, sync, quota, maintenance };
         let runner = &Arc::new(CompactionRunner::new(&components, &parts));
         let panics = &panics;
-        let parts = CompactionParts { config, panics, time, read, log, store, tail, maintenance, checkpoints, runner };
+        let parts = CompactionParts { config, panics, time, read, log, store, tail, maintenance, flusher, runner };
         let compaction = Arc::new(Compaction::new(&components, &parts));
         let life = Lifecycle::new(LifeParts {
             panics: Arc::clone(panics),
@@ -51,7 +53,7 @@ impl SingleNodeEngine {
             sync: Arc::clone(sync),
             tail: Arc::clone(tail),
             maintenance: Arc::clone(maintenance),
-            checkpoints: Arc::clone(checkpoints),
+            flusher: Arc::clone(flusher),
             runner: Arc::clone(runner),
         });
         Self {
@@ -63,7 +65,8 @@ impl SingleNodeEngine {
             store: Arc::clone(store),
             sync: Arc::clone(sync),
             maintenance: Arc::clone(maintenance),
-            checkpoints: Arc::clone(checkpoints),
+            tables: Arc::clone(tables),
+            flusher: Arc::clone(flusher),
             life: Arc::new(life),
             components,
             write,

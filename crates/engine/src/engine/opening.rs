@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::builder::StoreBuilder;
-use crate::checkpoint::{OpenProgress, Watch};
 use crate::components::Components;
 use crate::config::StoreConfig;
 use crate::engine::SingleNodeEngine;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::load::{OpenProgress, Watch};
 use crate::observe::{Operation, observe};
 use crate::open::open;
 use crate::sync::thread;
@@ -31,7 +31,7 @@ impl SingleNodeEngine {
     }
 
     /// Opens the store in `data_dir` with the default settings, and creates it if none exists. It
-    /// costs a read of the index checkpoint and of the log behind it.
+    /// costs a read of the keys in its tables, and of the log behind what they cover.
     ///
     /// ```
     /// use hightower_engine::SingleNodeEngine;
@@ -63,8 +63,8 @@ impl SingleNodeEngine {
     }
 
     /// Opens a store, and creates it if none exists. Unfinished writes of a crash are dropped and
-    /// reported in [`open_report`](Self::open_report). It costs a read of the index checkpoint and
-    /// of the log behind it.
+    /// reported in [`open_report`](Self::open_report). It costs a read of the keys in its
+    /// tables, and of the log behind what they cover.
     ///
     /// # Errors
     ///
@@ -141,8 +141,8 @@ impl SingleNodeEngine {
     /// [`stats`](Self::stats), which return the last numbers. Snapshots, ranges and backups that
     /// began before stay complete, and keep the memory that they need; everything else is freed.
     ///
-    /// It waits for queued writes, a sync, the current step of a compaction, and an index
-    /// checkpoint. In asynchronous code call it where blocking is allowed: see the project's
+    /// It waits for queued writes, a sync, the current step of a compaction, and the
+    /// writing of a table. In asynchronous code call it where blocking is allowed: see the project's
     /// `docs/ASYNC.md`.
     ///
     /// Closing again is not an error: a later call waits for the first, and returns the same
@@ -190,10 +190,10 @@ mod tests {
     use hightower_segment::{ForkGuard, RecoveryReport};
     use hightower_state::ConcurrentKvState;
 
-    use crate::checkpoint::CheckpointUse;
     use crate::components::Components;
     use crate::config::StoreConfig;
     use crate::engine::SingleNodeEngine;
+    use crate::load::TablesUse;
     use crate::open::{OpenReport, Opened};
     use crate::table::Segments;
     use crate::time::StoreTime;
@@ -245,11 +245,11 @@ mod tests {
                 segments,
                 log: None,
                 lock: None,
-                checkpoint: None,
-                checkpoint_bytes: 0,
+                flushed: None,
+                tables: Vec::new(),
                 report: OpenReport {
                     recovery: RecoveryReport::default(),
-                    checkpoint: CheckpointUse::None,
+                    tables: TablesUse::None,
                     replayed_records: 0,
                     elapsed: Duration::ZERO,
                 },

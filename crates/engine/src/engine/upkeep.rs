@@ -1,4 +1,4 @@
-//! Maintenance: syncs, compaction, checkpoints, copies.
+//! Maintenance: syncs, compaction, flushes, copies.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::repair::RepairProgress;
 
 /// # Upkeep
 ///
-/// The store syncs, compacts and writes its index checkpoint automatically. These calls do so now,
+/// The store syncs, compacts and flushes its index to tables automatically. These calls do so now,
 /// and wait for the device; writes and reads may run meanwhile.
 impl SingleNodeEngine {
     /// Waits until all earlier commits are durable.
@@ -68,8 +68,10 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Writes an index checkpoint, so that the next open is fast even after a crash. Writes may run
-    /// meanwhile.
+    /// Flushes the index: writes a table of all keys and the places of their records, which
+    /// replaces the earlier ones, so that the next open is fast even after a crash. The log up to
+    /// there is durable then. Writes may run meanwhile. Costs about 0.4 µs a key, and takes disk
+    /// space for the new table beside the old one.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -86,7 +88,7 @@ impl SingleNodeEngine {
     pub fn checkpoint(&self) -> Result<()> {
         self.store.check_writable()?;
         let mut turn = self.maintenance.turn.lock()?;
-        self.checkpoints.write(&mut turn)
+        self.flusher.flush(&mut turn)
     }
 
     /// Copies a consistent state of the store into a directory, which can be opened or

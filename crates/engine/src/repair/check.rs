@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use hightower_log::{CommandRef, SegmentKind};
 use hightower_segment::{
-    Finding, ReadOnlyStore, Segment, SegmentError, SegmentOutcome, SegmentReport, SegmentState, Tolerance,
+    Dir, Finding, NamedTables, ReadOnlyStore, Segment, SegmentError, SegmentOutcome, SegmentReport, SegmentState,
+    Tolerance,
 };
 
-use crate::checkpoint::{CheckpointUse, Fold, verify_order};
 use crate::components::Components;
 use crate::error::{Error, Result};
+use crate::load::{Fold, TablesUse};
 use crate::read_path::ReadingLock;
 use crate::repair::{Meter, RepairProgress};
+use crate::tables::OpenTables;
 
 /// The level of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +25,8 @@ pub enum CheckLevel {
     Structure,
     /// Also the checksum of every record.
     Checksums,
-    /// Also the equality of the index checkpoint and the log.
-    Index,
+    /// Also every byte of the tables, and the equality of the tables and the log.
+    Tables,
 }
 
 /// A damaged place.
@@ -64,9 +66,9 @@ pub struct CheckReport {
     pub bytes: u64,
     /// Bytes of unfinished commits after a crash; the next open drops them. They are not damage.
     pub unfinished_bytes: u64,
-    /// The result of reading the index checkpoint (level [`CheckLevel::Index`]). A bad checkpoint
-    /// is not damage, because the store rebuilds it.
-    pub checkpoint: Option<CheckpointUse>,
+    /// The result of reading the tables (level [`CheckLevel::Tables`]). A bad table is not damage,
+    /// because the store rebuilds it.
+    pub tables: Option<TablesUse>,
     /// The damaged places.
     pub damage: Vec<DamagedPlace>,
 }
@@ -102,7 +104,7 @@ impl DamagedPlace {
 /// engine.put("key", "value")?;
 /// engine.close()?;
 /// let mut watch = |_| ControlFlow::Continue(());
-/// let report = check(&Components::default(), dir.path(), CheckLevel::Index, &mut watch)?;
+/// let report = check(&Components::default(), dir.path(), CheckLevel::Tables, &mut watch)?;
 /// assert!(report.is_whole() && report.records == 1);
 /// # Ok::<(), hightower_engine::Error>(())
 /// ```
@@ -138,8 +140,8 @@ pub fn check(
         }
     }
     drop(store);
-    if level >= CheckLevel::Index && report.is_whole() {
-        check_index(components, dir, &mut report)?;
+    if level >= CheckLevel::Tables && report.is_whole() {
+        check_tables(components, dir, &mut report)?;
     }
     Ok(report)
 }
@@ -229,30 +231,33 @@ fn name_the_key_after(damage: &mut [DamagedPlace], key: &[u8]) {
     }
 }
 
-/// Folds the log with and without the checkpoint, and compares the results.
-fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
+/// Verifies the tables, folds the log with and without them, and compares the results.
+fn check_tables(components: &Components, dir: &Path, report: &mut CheckReport) -> Result<()> {
     // Declared first, to be dropped last: the owners of the segments below are freed at the end of
     // an epoch.
     let _reading;
     let store = ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict)?;
     _reading = ReadingLock(Arc::clone(store.lock()));
-    let (opened, store_id) = (store.dir().as_ref(), store.manifest().store_id);
+    let (opened, list) = (store.dir().as_ref(), &store.manifest().tables);
+    if let Err(reason) = verify(opened, list) {
+        report.tables = Some(TablesUse::Rebuilt { reason });
+        return Ok(());
+    }
     let mut go_on = |_| ControlFlow::Continue(());
-    let with = Fold::of(opened, store_id, store.segments(), store.report(), components, &mut go_on)?;
-    report.checkpoint = Some(with.checkpoint.clone());
-    let CheckpointUse::Loaded { name, .. } = &with.checkpoint else { return Ok(()) };
-    let path = dir.join(name);
+    let with = Fold::of(opened, list, store.segments(), store.report(), components, &mut go_on)?;
+    report.tables = Some(with.tables_use.clone());
+    let (TablesUse::Loaded { .. }, Some(newest)) = (&with.tables_use, list.newest_first.first()) else {
+        return Ok(());
+    };
+    let path = dir.join(newest.file_name());
     let mut note = |detail: String| {
         report.damage.push(DamagedPlace { path: path.clone(), offset: 0, len_bytes: None, detail, keys: None });
     };
-    if let Err(detail) = verify_order(opened, name) {
-        note(detail);
-    }
-    let without = Fold::without_checkpoint(store.segments(), store.report(), components, &mut go_on)?;
+    let without = Fold::without_tables(store.segments(), store.report(), components, &mut go_on)?;
     let mut expected = without.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded);
     for found in with.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded) {
         if expected.next() != Some(found.clone()) {
-            note(format!("at the key {}: the checkpoint and the log differ", found.0.escape_ascii()));
+            note(format!("at the key {}: the tables and the log differ", found.0.escape_ascii()));
             return Ok(());
         }
     }
@@ -260,6 +265,12 @@ fn check_index(components: &Components, dir: &Path, report: &mut CheckReport) ->
         note(format!("the key {} is missing", key.escape_ascii()));
     }
     Ok(())
+}
+
+/// Verifies every byte of the named tables; the error is the first that is wrong.
+fn verify(dir: &dyn Dir, list: &NamedTables) -> Result<(), String> {
+    let tables = OpenTables::open(dir, list)?;
+    tables.newest_first.iter().try_for_each(|table| table.check().map_err(|error| error.to_string()))
 }
 
 /// A raw record of the log.

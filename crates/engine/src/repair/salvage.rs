@@ -6,10 +6,10 @@ use std::path::Path;
 use hightower_segment::{ReadOnlyStore, SegmentError, Tolerance};
 
 use crate::backup::{Destination, commit};
-use crate::checkpoint::CheckpointUse;
 use crate::components::Components;
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
+use crate::load::TablesUse;
 use crate::repair::check::{CheckLevel, CheckReport, check, counted_end};
 use crate::repair::{DamagedPlace, Meter, RepairProgress};
 
@@ -63,8 +63,8 @@ pub fn salvage(
 ) -> Result<SalvageReport> {
     let source = source.as_ref();
     let components = &components.guarded_once();
-    let CheckReport { damage, checkpoint, .. } = check(components, source, CheckLevel::Checksums, watch)?;
-    debug_assert_eq!(checkpoint, None::<CheckpointUse>, "salvage reads the log only, not the checkpoint");
+    let CheckReport { damage, tables, .. } = check(components, source, CheckLevel::Checksums, watch)?;
+    debug_assert_eq!(tables, None::<TablesUse>, "salvage reads the log only, not the tables");
     let mut copy = Destination::begin(components, destination.as_ref())?;
     let store = ReadOnlyStore::open(&components.fs, source, Tolerance::Salvage)?;
     let without_manifest = store.report().damage.iter().any(is_about_manifest);

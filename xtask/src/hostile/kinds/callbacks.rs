@@ -267,7 +267,7 @@ impl Site<'_> {
         let _doing = doing("callback", self.name);
         let result = match self.name {
             "backup" => engine.backup_with_progress(&backup, |_| self.flow()).map(drop),
-            "check" => check(&real, &backup, CheckLevel::Index, &mut |_| self.flow()).map(drop),
+            "check" => check(&real, &backup, CheckLevel::Tables, &mut |_| self.flow()).map(drop),
             "restore" => restore_with_progress(&real, &backup, &target, &mut |_| self.flow()).map(drop),
             "salvage" => salvage(&real, &backup, &target, &mut |_| self.flow()).map(drop),
             "dump" => dump(&real, &backup, &mut |_| self.flow()).map(drop),

@@ -26,7 +26,7 @@ impl Caller<'_> {
         })?;
         let Called::Done(_) = called else { return Ok(()) };
         verify_copy(store, &dir, &reading).context("a backup")?;
-        let report = check(&Components::default(), &dir, CheckLevel::Index, &mut |_| ControlFlow::Continue(()));
+        let report = check(&Components::default(), &dir, CheckLevel::Tables, &mut |_| ControlFlow::Continue(()));
         if let Some(report) = store.allowed(report, "a check of a backup")? {
             ensure!(report.is_whole(), "a backup is damaged: {:?}", report.damage);
         }

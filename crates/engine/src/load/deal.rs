@@ -3,7 +3,7 @@
 
 use parking_lot::Mutex;
 
-use crate::checkpoint::records::{Item, Order, eight_bytes, newest_in_order};
+use crate::load::item::{Item, Order, eight_bytes, newest_in_order};
 use crate::parallel::in_pieces;
 
 /// Records, partitioned by range.
@@ -89,7 +89,7 @@ fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> RangePart<'a> {
 #[cfg(test)]
 mod tests {
     use super::Dealt;
-    use crate::checkpoint::records::Item;
+    use crate::load::item::Item;
 
     #[test]
     fn every_record_is_in_the_range_of_its_key() {
