@@ -214,6 +214,11 @@ const OF_STORE: &[Mutant] = &[
         &[HALF_DEAD, OPENED_AGAIN],
     ),
     caught(
+        "manifest_growth_lost",
+        "what a longer manifest leaves of its reserve stays reserved",
+        &[rule_of_segments("openings_leave_compaction_its_room")],
+    ),
+    caught(
         "segments_ignore_the_device",
         "a segment is at most a small part of its device",
         &[rule_of_segments("segments_fit_a_small_device")],
