@@ -70,7 +70,7 @@ impl SingleNodeEngine {
 
     /// Flushes the index: writes a table of all keys and the places of their records, which
     /// replaces the earlier ones, so that the next open is fast even after a crash. The log up to
-    /// there is durable then. Writes may run meanwhile. Costs about 0.4 µs a key, and takes disk
+    /// there is durable then. Writes may run meanwhile. Costs time in proportion to the keys, and takes disk
     /// space for the new table beside the old one.
     ///
     /// ```
