@@ -70,8 +70,8 @@ impl SingleNodeEngine {
 
     /// Flushes the index: writes a table of all keys and the places of their records, which
     /// replaces the earlier ones, so that the next open is fast even after a crash. The log up to
-    /// there is durable then. Writes may run meanwhile. Costs time in proportion to the keys, and takes disk
-    /// space for the new table beside the old one.
+    /// there is durable then. Writes may run meanwhile. Costs time in proportion to the keys, and
+    /// takes disk space for the new table beside the old one.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
