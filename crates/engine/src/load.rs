@@ -1,8 +1,8 @@
 //! Loading a store's state into the index: from the tables that the manifest names, and from the
 //! log behind the position that they cover.
 //!
-//! Tables are disposable. If one is missing or damaged, or belongs elsewhere, the whole log is read,
-//! and the open report says why.
+//! Tables are disposable. If one is missing or damaged, or belongs elsewhere, the whole log is
+//! read, and the open report says why.
 //!
 //! An entry of a table counts only while its segment is there. Whatever compaction moved out of a
 //! segment, or dropped with it, after the table was written, is found in segments that the tables

@@ -2,8 +2,8 @@
 //!
 //! Under the commit lock, for a moment: a snapshot of the state, and how far the log reaches. Then
 //! the log is synced up to there, so that what the table points to is durable. The snapshot is
-//! written in key order to a file that gets its name once it is whole and synced. Last, the manifest
-//! names the table and the covered position in one step.
+//! written in key order to a file that gets its name once it is whole and synced. Last, the
+//! manifest names the table and the covered position in one step.
 
 use std::ops::Bound;
 use std::sync::Arc;

@@ -582,8 +582,7 @@ impl Reserves {
         let Spare { name, file, mapping } = spare;
         drop((file, mapping));
         if !self.store.poison.is_set() {
-            // The caller reports the earlier error. If these fail, the next open removes the file,
-            // and the next creation of a file for new data refills the reserves.
+            // If these fail, the next open removes the file and refills the reserves.
             let _taken = self.take_back(&name, SegmentKind::Append);
             let _refilled = self.refill_while_preparing();
         }

@@ -353,13 +353,13 @@ impl SegmentStore {
 
     /// Replaces the list of tables in the manifest, durably, in one step. The tables' files must be
     /// durable already, and so must the log up to the position that they cover. `max_version` is
-    /// the highest version of the log up to there. The file of a table that is no longer in the list
-    /// is garbage from then on: the caller removes it, or else the next open does.
+    /// the highest version of the log up to there. The file of a table that is no longer in the
+    /// list is garbage from then on: the caller removes it, or else the next open does.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] for ids that are not above all earlier ones and are not in the list
-    /// either, and for a position that the log does not have; [`SegmentError::Full`],
+    /// [`SegmentError::Invalid`] for ids that are not above all earlier ones and are not in the
+    /// list either, and for a position that the log does not have; [`SegmentError::Full`],
     /// [`SegmentError::Io`] or [`SegmentError::Poisoned`].
     pub fn set_tables(&self, tables: NamedTables, max_version: u64) -> Result<(), SegmentError> {
         let mut after = self.manifest();

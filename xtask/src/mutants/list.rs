@@ -4,17 +4,15 @@ use super::catcher::{Catcher, ENGINE_CRASHES, Mutant, Shows, caught, engine, pla
 use super::list_of_auth::OF_AUTH;
 use super::list_of_index::OF_INDEX_AND_STATE;
 use super::list_of_levels::OF_LEVELS;
+use super::list_of_segments::{OF_SEGMENTS, read_ahead, surroundings_of_segments};
 use super::list_of_table::OF_TABLE;
 use super::list_of_transactions::OF_TRANSACTIONS;
 use crate::cfgs::Cfgs;
 
 /// All planted bugs.
 pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    OF_STORE.iter().chain(OF_INDEX_AND_STATE).chain(OF_LEVELS).chain(OF_TABLE).chain(OF_TRANSACTIONS).chain(OF_AUTH)
-}
-
-const fn surroundings_of_segments(filter: &'static str) -> Catcher {
-    plain("hightower-segment", "surroundings", filter)
+    let store = OF_STORE.iter().chain(OF_SEGMENTS);
+    store.chain(OF_INDEX_AND_STATE).chain(OF_LEVELS).chain(OF_TABLE).chain(OF_TRANSACTIONS).chain(OF_AUTH)
 }
 
 /// Crashes of many workloads of the segment layer.
@@ -33,16 +31,6 @@ const fn compaction(filter: &'static str) -> Catcher {
 /// Versions, timestamps and clocks with any value.
 const fn callers_numbers(filter: &'static str) -> Catcher {
     plain("hightower-engine", "callers_numbers", filter)
-}
-const fn life_of_segments(filter: &'static str) -> Catcher {
-    plain("hightower-segment", "life", filter)
-}
-const fn read_ahead(filter: &'static str) -> Catcher {
-    plain("hightower-segment", "read_ahead", filter)
-}
-/// The write-ahead log.
-const fn wal(filter: &'static str) -> Catcher {
-    plain("hightower-segment", "wal", filter)
 }
 const LIN: Catcher = Catcher {
     variables: &[("HIGHTOWER_TEST_CASES", "400")],
@@ -77,35 +65,9 @@ const OF_STORE: &[Mutant] = &[
         &[opening("row_05_an_edit")],
     ),
     caught(
-        "edit_in_a_linked_manifest",
-        "no edit is appended to a manifest with a second name",
-        &[life_of_segments("a_manifest_with_a_second_name")],
-    ),
-    caught(
-        "manifest_always_whole",
-        "the bytes written by a rotation do not grow with the number of segments",
-        &[life_of_segments("a_roll_does_not_write_all")],
-    ),
-    caught(
         "range_deletion_skips_a_key",
         "the deletion of a range deletes each key of it",
         &[plain("hightower-engine", "range_deletes", "each_key_of_the_range")],
-    ),
-    caught("lookups_read_ahead", "a lookup reads only the pages of its record", &[read_ahead("only_who_reads_all")]),
-    caught(
-        "nobody_reads_ahead",
-        "the system reads ahead for a reader of a whole segment",
-        &[read_ahead("only_who_reads_all")],
-    ),
-    caught(
-        "long_scans_ask_for_windows",
-        "for a long scan the system reads ahead in large pages",
-        &[read_ahead("a_long_scan_has")],
-    ),
-    caught(
-        "wishes_are_cut",
-        "a read-ahead request is not longer than the kernel's limit",
-        &[plain("hightower-segment", "lib", "no_wish_is_longer")],
     ),
     caught(
         "scans_follow_one_segment",
@@ -189,11 +151,6 @@ const OF_STORE: &[Mutant] = &[
     caught("seq_not_reserved", "a seq that a crash lost is not assigned again", &[CRASHES]),
     caught("output_not_synced", "an output of compaction is synced before its inputs are removed", &[CRASHES]),
     caught(
-        "failed_create_poisons",
-        "a failed creation of a file does not end writing",
-        &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
-    ),
-    caught(
         "reserves_go_with_a_close",
         "the reserves of a full device exist after the store is opened again",
         &[rule_of_segments("reserves_outlive_the_store_on_a_full_device")],
@@ -245,80 +202,17 @@ const OF_STORE: &[Mutant] = &[
         &[opening("row_13_sealed_segment_damaged")],
     ),
     caught("holes_are_damage", "leftovers of a crash are not damage", &[CRASHES]),
-    caught(
-        "leftovers_count_as_lost",
-        "the earlier content of a reused file does not count as lost",
-        &[plain("hightower-segment", "lib", "what_a_file_held_before")],
-    ),
     caught("inputs_go_first", "an input is removed only after the manifest no longer names it", &[CRASHES]),
     caught(
         "half_a_commit_written_over",
         "after a partial write nothing is written",
         &[rule_of_segments("after_a_write_that_got_half_way_nothing_is_written")],
     ),
-    caught(
-        "ancestors_not_synced",
-        "the name of a new store's directory is durable",
-        &[life_of_segments("directories_above_that_sync_nothing")],
-    ),
     caught("missing_segment_ignored", "a missing segment that the manifest names is an error", &[opening("row_14")]),
     caught("header_unchecked", "a segment's header agrees with the manifest", &[opening("row_15_segments_swapped")]),
     caught("garbage_kept", "open removes files that the manifest does not name", &[opening("row_16_unnamed_files")]),
     caught("manifest_unverified", "a manifest has a checksum", &[opening("row_05_damaged_manifest")]),
-    caught(
-        "content_unchecked",
-        "a log is not opened as a store, nor a store as a log",
-        &[wal("other_content_is_refused")],
-    ),
-    caught("wal_files_go_first", "a log's files are removed only after the cut is durable", &[wal("crash::")]),
-    caught("wal_cut_without_record", "a cut at the back is a record", &[wal("model::"), wal("crash::")]),
-    caught("wal_bounds_not_kept", "the file with the last bounds of a log is kept", &[wal("an_empty_log_keeps")]),
-    caught(
-        "wal_gap_unnoticed",
-        "a log whose first entries are missing is refused",
-        &[plain("hightower-segment", "lib", "wal::index::tests")],
-    ),
-    caught(
-        "wal_callback_before_sync",
-        "a callback comes after the sync that covers it",
-        &[wal("a_failed_sync_poisons_and_reads_go_on")],
-    ),
     caught("features_guessed", "unknown features are refused", &[opening("row_06_newer_manifest")]),
-    caught(
-        "path_resolved_again",
-        "a store stays with the directory that it opened",
-        &[surroundings_of_segments("a_store_stays_with_its_directory"), surroundings_of_segments("a_relative_path")],
-    ),
-    caught(
-        "unlocked_by_closing",
-        "a forked child does not keep the lock of a closed store",
-        &[surroundings_of_segments("a_child_that_lives_on_does_not_keep_the_lock")],
-    ),
-    caught(
-        "child_unlocks",
-        "a forked child does not release its parent's lock",
-        &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
-    ),
-    caught(
-        "forks_unnoticed",
-        "a forked child writes nothing",
-        &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
-    ),
-    caught(
-        "segments_outlive_the_lock",
-        "a segment in use by a reader keeps the lock",
-        &[surroundings_of_segments("a_segment_that_is_read_keeps_writers_out")],
-    ),
-    caught(
-        "shortage_poisons",
-        "a failure before the device is involved does not end writing",
-        &[plain("hightower-segment", "faults", "shortages_pass")],
-    ),
-    caught(
-        "taken_names_refuse",
-        "a name that others have taken is skipped",
-        &[surroundings_of_segments("directories_with_the_names_of_coming_files_are_passed_over")],
-    ),
     Mutant {
         name: "pipes_opened",
         rule: "an open does not wait for a named pipe",
@@ -326,36 +220,11 @@ const OF_STORE: &[Mutant] = &[
         caught_by: &[surroundings_of_segments("pipes_with_the_names_of_files_are_not_waited_for")],
     },
     caught(
-        "last_edit_needs_a_file",
-        "a store can be closed when no file can be created",
-        &[surroundings_of_segments("a_store_is_closed_without_descriptors")],
-    ),
-    caught(
-        "prepares_during_a_roll",
-        "a roll that could not begin leaves its successor to the next one",
-        &[life_of_segments("a_roll_without_room_for_its_seal")],
-    ),
-    caught(
-        "quota_is_an_io_error",
-        "a quota that is used up is a full device",
-        &[plain("hightower-segment", "faults", "no_quota")],
-    ),
-    caught(
         "copy_opened_by_path",
         "a copy stays in the directory that it began in",
         &[within_engine("a_copy_stays_in_its_directory")],
     ),
-    caught(
-        "successor_lost",
-        "a failed rotation leaves its prepared segment to the next one",
-        &[plain("hightower-segment", "faults", "shortages_pass")],
-    ),
     caught("writers_share", "of two writers the second is refused", &[opening("row_18_locked")]),
-    caught(
-        "sealed_files_stay_open",
-        "a sealed segment uses no file descriptor",
-        &[life_of_segments("sealed_segments_hold_no_file_open")],
-    ),
     caught(
         "no_room_for_manifests",
         "a reserve keeps room for a manifest on a full device",

@@ -141,8 +141,8 @@ impl SingleNodeEngine {
     /// [`stats`](Self::stats), which return the last numbers. Snapshots, ranges and backups that
     /// began before stay complete, and keep the memory that they need; everything else is freed.
     ///
-    /// It waits for queued writes, a sync, the current step of a compaction, and the
-    /// writing of a table. In asynchronous code call it where blocking is allowed: see the project's
+    /// It waits for queued writes, a sync, the current step of a compaction, and the writing of a
+    /// table. In asynchronous code call it where blocking is allowed: see the project's
     /// `docs/ASYNC.md`.
     ///
     /// Closing again is not an error: a later call waits for the first, and returns the same
