@@ -29,6 +29,7 @@
 //!     base_seq: 1,
 //!     base_version: 1,
 //!     base_timestamp: 1_700_000_000_000,
+//!     created_ms: 1_700_000_000_000,
 //! };
 //! let context = header.context();
 //! let mut segment = header.encode().to_vec();
