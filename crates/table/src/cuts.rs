@@ -30,7 +30,7 @@ impl TableReader {
     /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
     /// let cuts = table.cuts(4)?;
     /// assert_eq!(cuts.len(), 3);
-    /// let first_part = table.range(..&cuts[0], ScanDirection::Forward).count();
+    /// let first_part = table.range(..cuts[0].as_slice(), ScanDirection::Forward).count();
     /// assert!((200..300).contains(&first_part));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
