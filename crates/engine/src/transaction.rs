@@ -36,9 +36,9 @@ pub use writes::Savepoint;
 /// Reads see the store as of the beginning, and the transaction's own writes. Writes are buffered
 /// until [`commit`](Self::commit), which validates that everything read is still so: the keys, the
 /// absent keys, and the ranges as far as they were read. Otherwise nothing is committed, and the
-/// error is [`Error::TransactionConflict`]. So all committed transactions and batches have the
-/// result of running one after another, in the order of their seqs: they are serializable. A
-/// transaction without writes always commits.
+/// error is [`Error::TransactionConflict`](crate::Error::TransactionConflict). So all committed
+/// transactions and batches have the result of running one after another, in the order of their
+/// seqs: they are serializable. A transaction without writes always commits.
 ///
 /// No lock is held before the commit. Dropping a transaction discards it.
 /// [`SingleNodeEngine::update`] repeats a transaction until it has no conflict.
@@ -101,8 +101,9 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] if the record does not verify, [`Error::LimitExceeded`] over the memory
-    /// limit of a transaction with writes.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify,
+    /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) over the memory limit of a transaction
+    /// with writes.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         Ok(self.local.read(key.as_ref())?.map(|(value, _)| value))
     }
@@ -111,7 +112,8 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::LimitExceeded`] over the memory limit of a transaction with writes.
+    /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) over the memory limit of a transaction
+    /// with writes.
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.local.contains_key(key.as_ref())
     }
@@ -137,8 +139,8 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::LimitExceeded`] over the memory limit of a transaction with writes; here, and as an
-    /// item.
+    /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) over the memory limit of a transaction
+    /// with writes; here, and as an item.
     pub fn range(&self, bounds: impl KeyBounds) -> Result<TransactionRange<'_>> {
         let (from, to) = bounds.key_bounds();
         TransactionRange::new(&self.local, from, to)
@@ -162,7 +164,8 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::LimitExceeded`] or [`Error::Validation`] for the key or value, for more than 65,536
+    /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) or
+    /// [`Error::Validation`](crate::Error::Validation) for the key or value, for more than 65,536
     /// keys, or over the memory limit. The transaction is then as before the call.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.local.write(key.as_ref(), Some(value.as_ref()))
@@ -201,7 +204,8 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::Validation`] for a savepoint of another transaction, or one that has ended.
+    /// [`Error::Validation`](crate::Error::Validation) for a savepoint of another transaction, or
+    /// one that has ended.
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         self.local.rollback_to(savepoint)
     }
@@ -212,8 +216,9 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::TransactionConflict`] if another commit has changed what was read; nothing is
-    /// committed then. Otherwise as a batch: [`SingleNodeEngine::commit`].
+    /// [`Error::TransactionConflict`](crate::Error::TransactionConflict) if another commit has
+    /// changed what was read; nothing is committed then. Otherwise as a batch:
+    /// [`SingleNodeEngine::commit`].
     pub fn commit(self) -> Result<Committed> {
         let durability = self.engine.durability();
         self.commit_with(durability)
@@ -249,7 +254,8 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] if the engine is closed; other errors come with the ticket.
+    /// [`Error::Closed`](crate::Error::Closed) if the engine is closed; other errors come with the
+    /// ticket.
     pub fn commit_async(self) -> Result<Ticket<Committed>> {
         let durability = self.engine.durability();
         self.commit_async_with(durability)
