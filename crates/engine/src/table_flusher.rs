@@ -1,9 +1,9 @@
-//! Writing the index to a table, while writes go on.
+//! Flush: writes the index to a table, concurrently with other writes.
 //!
-//! Under the commit lock, for a moment: a snapshot of the state, and how far the log reaches. Then
-//! the log is synced up to there, so that what the table points to is durable. The snapshot is
-//! written in key order to a file that gets its name once it is whole and synced. Last, the
-//! manifest names the table and the covered position in one step.
+//! A flush takes the commit lock briefly, to get a snapshot of the state and the end of the log.
+//! Then it syncs the log up to that end, so that every record that the table points to is durable.
+//! It writes the snapshot in key order to a file, and names the file once it is complete and
+//! synced. Last, it changes the manifest in one step to name the table and the covered position.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use crate::read_path::ReadPath;
 use crate::sync_path::SyncPath;
 use crate::tables::{TableStats, Tables};
 
-/// A key rarely takes more bytes in a table and its scratch file.
+/// Estimated bytes of a key in a table and its scratch file together; few keys take more.
 const LIKELY_BYTES_PER_KEY: u64 = 128;
 
-/// What a table is to hold.
+/// The content of a table to be written.
 struct Moment {
     state: StateSnapshot<Place>,
     max_version: u64,
     covered: CoveredPosition,
 }
 
-/// Writes tables: its methods take the data of the turn's holder.
+/// Writes tables. Its methods take the data of the turn, so that only its holder can call them.
 #[derive(Debug)]
 pub(crate) struct TableFlusher {
     entropy: Arc<dyn Entropy>,
@@ -49,7 +49,7 @@ pub(crate) struct TableFlusher {
     maintenance: Arc<Maintenance>,
 }
 
-/// The parts of a store that [`TableFlusher`] works with.
+/// The parts of a store that [`TableFlusher`] uses.
 #[derive(Debug)]
 pub(crate) struct FlushParts<'a> {
     pub(crate) read: &'a Arc<ReadPath>,
@@ -73,8 +73,8 @@ impl TableFlusher {
         }
     }
 
-    /// Writes the index to a table that replaces the earlier ones, unless these hold the same
-    /// already.
+    /// Writes the index to a table that replaces the earlier ones. Does nothing if no commit and no
+    /// compaction has followed the last flush.
     pub(crate) fn flush(&self, turn: &mut Turn) -> Result<()> {
         observe(Operation::Checkpoint, || self.flush_unobserved(turn))
     }
@@ -86,9 +86,9 @@ impl TableFlusher {
         if turn.flushed == Some(now) {
             return Ok(());
         }
-        // What is left of a full device is for compaction first.
+        // On a full device, the room that is left is for compaction first.
         if !store.refill_reserves()? || !self.has_room(&store)? {
-            let detail = "there is no room for a table beside what deletes and compaction need".to_owned();
+            let detail = "there is no room for a table besides the room that deletes and compaction need".to_owned();
             return Err(Error::Full { detail });
         }
         let moment = self.moment()?;
@@ -102,8 +102,8 @@ impl TableFlusher {
         let list = NamedTables { newest_first: vec![table.named], covered };
         if let Err(failure) = store.set_tables(list, moment.max_version) {
             if !store.is_poisoned() {
-                // Certainly not named: it goes at once, since room may be short. The first failure
-                // is the one to report.
+                // The manifest certainly does not name the table. It is removed at once, because
+                // room may be short. The first failure is reported.
                 let _removed = store.dir().remove_file(&table.named.file_name());
             }
             return Err(failure.into());
@@ -117,8 +117,8 @@ impl TableFlusher {
         Ok(())
     }
 
-    /// As [`flush`](Self::flush), where the store is as whole without it: if there is no room for
-    /// the table, gives the reason instead of an error.
+    /// Like [`flush`](Self::flush), for callers that can do without the table: if there is no room
+    /// for it, returns the reason instead of an error.
     pub(crate) fn try_flush(&self, turn: &mut Turn) -> Result<Option<String>> {
         match self.flush(turn) {
             Ok(()) => Ok(None),
@@ -127,8 +127,8 @@ impl TableFlusher {
         }
     }
 
-    /// Whether the device has room for a table. A table that fills a device takes, for a moment,
-    /// the room that the manifest may need, and leaves the others only the reserves.
+    /// Whether the device has room for a table. A table that filled the device would briefly take
+    /// the room that the manifest may need, and would leave other operations only the reserves.
     fn has_room(&self, store: &SegmentStore) -> Result<bool> {
         let dir = store.dir();
         let room = dir.room().map_err(|source| io_error("ask for the free room of", dir.path(), source))?;
@@ -147,7 +147,8 @@ impl TableFlusher {
         let log = self.log.lock()?;
         let state = self.read.index.state(&pin())?.snapshot();
         let active = &log.active.segment;
-        // Compaction has the turn too: each of its segments is in the list, or gets a higher id.
+        // Compaction needs the turn too, so each of its segments is in the list or will get a
+        // higher id.
         let last_id = self.read.segments.all().last().map_or(0, |tracked| tracked.segment.id());
         let covered = CoveredPosition {
             segment: active.id(),
@@ -158,15 +159,16 @@ impl TableFlusher {
         Ok(Moment { state, max_version: log.max_version, covered })
     }
 
-    /// Makes the log durable up to this commit, and also the ends of the segments before its own:
-    /// without them an open would not read on.
+    /// Makes the log durable up to this commit, including the ends of the segments before it: an
+    /// open stops at a segment whose end is missing.
     fn sync_log(&self, store: &SegmentStore, seq: u64) -> Result<()> {
         self.sync.sync_to(seq)?;
         store.sync_predecessors().map_err(|failure| self.store.append_failed(failure))?;
         Ok(())
     }
 
-    /// Writes the table under its name, durably. A failure leaves nothing behind that counts.
+    /// Writes the table durably under its name. After a failure no file is left that an open would
+    /// use.
     fn write_table(&self, store: &SegmentStore, state: &StateSnapshot<Place>) -> Result<WrittenTable> {
         let (id, mut writer) = self.begin_table(store)?;
         let mut entries = state.entries(Bound::Unbounded, Bound::Unbounded);
@@ -182,8 +184,8 @@ impl TableFlusher {
         })
     }
 
-    /// Begins a table with the next free id. A file that stands in the way stays: it may be
-    /// somebody else's.
+    /// Begins a table with the next free id. An id whose file exists is skipped, because the file
+    /// may not be the store's.
     fn begin_table(&self, store: &SegmentStore) -> Result<(u32, TableWriter)> {
         let dir = store.dir();
         let mut id = store.manifest().next_table_id;

@@ -1,4 +1,4 @@
-//! The tables of a store: those that the manifest names, newest first.
+//! The tables that a store's manifest names, newest first.
 
 use hightower_segment::{CoveredPosition, Dir, NamedTable, NamedTables};
 use hightower_table::{TableError, TableReader};
@@ -31,7 +31,7 @@ impl Tables {
         Self { newest_first: Mutex::new(newest_first) }
     }
 
-    /// The manifest names these from now on.
+    /// Replaces the list after the manifest has changed.
     pub(crate) fn replace(&self, newest_first: Vec<TableStats>) {
         *self.newest_first.lock() = newest_first;
     }
@@ -46,7 +46,7 @@ impl Tables {
     }
 }
 
-/// The named tables, open for reading, and how far they cover the log.
+/// The named tables, open for reading, and the position up to which they cover the log.
 #[derive(Debug, Default)]
 pub(crate) struct OpenTables {
     pub(crate) newest_first: Vec<TableReader>,
@@ -54,8 +54,8 @@ pub(crate) struct OpenTables {
 }
 
 impl OpenTables {
-    /// Opens all tables of a list, and checks that each is the named one. The error is the reason
-    /// why they cannot be used.
+    /// Opens all tables of a list, and checks that each file is the table that the manifest names.
+    /// The error is the reason why they cannot be used.
     pub(crate) fn open(dir: &dyn Dir, list: &NamedTables) -> Result<Self, String> {
         let mut newest_first = Vec::with_capacity(list.newest_first.len());
         for named in &list.newest_first {
@@ -66,7 +66,7 @@ impl OpenTables {
 
     pub(crate) fn stats(&self) -> Vec<TableStats> {
         let stats = |table: &TableReader| TableStats {
-            // The id is the named one.
+            // `open_named` has checked that the id is the manifest's, of 32 bits.
             id: u32::try_from(table.id()).unwrap_or(u32::MAX),
             len_bytes: table.len_bytes(),
             keys: table.len(),
@@ -75,7 +75,7 @@ impl OpenTables {
         self.newest_first.iter().map(stats).collect()
     }
 
-    /// Keys that cut all tables into ranges of about so many keys, ascending.
+    /// Keys, ascending, that divide all tables into ranges of about `keys_per_range` keys.
     pub(crate) fn cuts(&self, keys_per_range: u64) -> Result<Vec<Vec<u8>>, TableError> {
         let mut cuts = Vec::new();
         for table in &self.newest_first {
@@ -87,13 +87,13 @@ impl OpenTables {
     }
 }
 
-/// Opens a table, and checks that it is the named one.
+/// Opens a table, and checks that it is the table that the manifest names.
 fn open_named(dir: &dyn Dir, named: &NamedTable) -> Result<TableReader, String> {
     let name = named.file_name();
     let table = TableReader::open(dir, &name).map_err(|error| error.to_string())?;
     let found = (table.id(), table.salt(), table.len_bytes());
     if found != (named.id.into(), named.salt, named.len_bytes) && !planted("other_table_believed") {
-        return Err(format!("{}: another table than the manifest names", dir.path().join(name).display()));
+        return Err(format!("{}: not the table that the manifest names", dir.path().join(name).display()));
     }
     Ok(table)
 }

@@ -1,9 +1,9 @@
-//! Transactions: reads at a snapshot, buffered writes, and a commit that validates what was read.
+//! Transactions: reads at a snapshot, buffered writes, and a commit that validates the reads.
 //!
-//! A transaction is a [`Batch`] with requirements, made while it runs: each key that it reads
-//! becomes a requirement on the key's version, each range that it reads becomes a requirement that
-//! nothing in the range has changed since the snapshot. So its commit is the commit of a batch, and
-//! nothing is locked before.
+//! A transaction builds a [`Batch`] with requirements while it runs. Each key that it reads becomes
+//! a requirement on the key's version. Each range that it reads becomes a requirement that nothing
+//! in the range has changed since the snapshot. Its commit is therefore the commit of a batch, and
+//! it takes no lock before that.
 
 pub(crate) mod counters;
 mod local;
@@ -31,21 +31,22 @@ pub use range::{TransactionEntry, TransactionRange};
 pub(crate) use retry::Retries;
 pub use writes::Savepoint;
 
-/// Reads and writes that take effect as one, as if at the moment of the commit.
+/// Reads and writes that take effect together, at the moment of the commit.
 ///
-/// Reads see the store as of the beginning, and the transaction's own writes. Writes are buffered
-/// until [`commit`](Self::commit), which validates that everything read is still so: the keys, the
-/// absent keys, and the ranges as far as they were read. Otherwise nothing is committed, and the
-/// error is [`Error::TransactionConflict`](crate::Error::TransactionConflict). So all committed
-/// transactions and batches have the result of running one after another, in the order of their
-/// seqs: they are serializable. A transaction without writes always commits.
+/// Reads see the store as of the transaction's beginning, and the transaction's own writes. Writes
+/// are buffered until [`commit`](Self::commit). The commit validates that no read has become
+/// outdated: of keys, of absent keys, and of ranges as far as the transaction has read them.
+/// Otherwise it commits nothing and returns
+/// [`Error::TransactionConflict`](crate::Error::TransactionConflict). Committed transactions and
+/// batches are therefore serializable: the result is that of running them one after another in the
+/// order of their seqs. A transaction without writes always commits.
 ///
 /// No lock is held before the commit. Dropping a transaction discards it.
 /// [`SingleNodeEngine::update`] repeats a transaction until it has no conflict.
 ///
-/// What it has read and written is kept in memory, up to
-/// [`max_transaction_bytes`](crate::StoreConfig::max_transaction_bytes); and while it lives, the
-/// store keeps the old versions that it can see. A key that is read again costs nothing more.
+/// A transaction keeps its read set and its writes in memory, up to
+/// [`max_transaction_bytes`](crate::StoreConfig::max_transaction_bytes). While it lives, the store
+/// keeps the old versions that it can see. Reading a key again takes no more memory.
 ///
 /// ```
 /// use hightower_engine::{Error, SingleNodeEngine};
@@ -66,7 +67,7 @@ pub use writes::Savepoint;
 /// assert_eq!(engine.get("orders/17")?, None);
 /// # Ok::<(), Error>(())
 /// ```
-#[must_use = "a transaction that is dropped is discarded: commit it"]
+#[must_use = "dropping a transaction discards it: commit it"]
 pub struct Transaction<'e> {
     engine: &'e SingleNodeEngine,
     local: LocalState<'e>,
@@ -84,7 +85,7 @@ impl<'e> Transaction<'e> {
         self.local.snapshot.seq()
     }
 
-    /// Its memory: what it has read and written, in bytes.
+    /// The memory of its read set and its writes, in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
         self.local.len_bytes()
@@ -97,7 +98,7 @@ impl<'e> Transaction<'e> {
     }
 
     /// The value of `key`, as of the beginning or as written by the transaction. Costs a copy of
-    /// the value, and one of the key when it is read first.
+    /// the value, and on the first read a copy of the key.
     ///
     /// # Errors
     ///
@@ -118,10 +119,11 @@ impl<'e> Transaction<'e> {
         self.local.contains_key(key.as_ref())
     }
 
-    /// The keys in `bounds` that have a value, in key order, from either end: those of the store
-    /// and those written by the transaction. Values are read on request.
+    /// Iterates, from either end, over the keys in `bounds` that have a value, in the store or
+    /// written by the transaction, in key order. Values are read on request.
     ///
-    /// As far as the range is read, from its ends, nothing in it may change before the commit.
+    /// The commit conflicts if the part of the range that was read, from either end, has changed by
+    /// then.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -140,7 +142,7 @@ impl<'e> Transaction<'e> {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) over the memory limit of a transaction
-    /// with writes; here, and as an item.
+    /// with writes. Items can have the same error.
     pub fn range(&self, bounds: impl KeyBounds) -> Result<TransactionRange<'_>> {
         let (from, to) = bounds.key_bounds();
         TransactionRange::new(&self.local, from, to)
@@ -160,18 +162,18 @@ impl<'e> Transaction<'e> {
         )
     }
 
-    /// Sets the value of `key`, at the commit. Costs a copy of both.
+    /// Sets `key` to `value` at the commit. Costs a copy of both.
     ///
     /// # Errors
     ///
     /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) or
-    /// [`Error::Validation`](crate::Error::Validation) for the key or value, for more than 65,536
-    /// keys, or over the memory limit. The transaction is then as before the call.
+    /// [`Error::Validation`](crate::Error::Validation) for an invalid key or value, for more than
+    /// 65,536 written keys, or over the memory limit. An error leaves the transaction unchanged.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.local.write(key.as_ref(), Some(value.as_ref()))
     }
 
-    /// Deletes `key`, at the commit. It writes a tombstone also for an absent key.
+    /// Deletes `key` at the commit. The commit writes a tombstone even if the key is absent.
     ///
     /// # Errors
     ///
@@ -199,26 +201,26 @@ impl<'e> Transaction<'e> {
         self.local.writes.savepoint()
     }
 
-    /// Takes the writes since a savepoint back. What was read stays read: it has led here. The
-    /// savepoint can be used again; later ones end.
+    /// Discards the writes since a savepoint. Reads since then stay in the read set, because the
+    /// transaction may have acted on them. The savepoint can be used again; later ones end.
     ///
     /// # Errors
     ///
-    /// [`Error::Validation`](crate::Error::Validation) for a savepoint of another transaction, or
-    /// one that has ended.
+    /// [`Error::Validation`](crate::Error::Validation) if the savepoint belongs to another
+    /// transaction or has ended.
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         self.local.rollback_to(savepoint)
     }
 
-    /// Validates what was read, and commits the writes as one, with the durability of the store.
-    /// The outcomes and versions are in the order of the keys. Without writes there is nothing to
-    /// commit, and the seq is that of the snapshot.
+    /// Validates the reads and commits the writes together, with the durability of the store. The
+    /// outcomes and versions are in key order. A transaction without writes commits nothing and
+    /// returns the seq of its snapshot.
     ///
     /// # Errors
     ///
     /// [`Error::TransactionConflict`](crate::Error::TransactionConflict) if another commit has
-    /// changed what was read; nothing is committed then. Otherwise as a batch:
-    /// [`SingleNodeEngine::commit`].
+    /// changed a key or range that was read; then nothing is committed. Other errors as for a
+    /// batch: [`SingleNodeEngine::commit`].
     pub fn commit(self) -> Result<Committed> {
         let durability = self.engine.durability();
         self.commit_with(durability)
@@ -307,7 +309,7 @@ impl fmt::Debug for Transaction<'_> {
     }
 }
 
-/// As all types that callers hold: they may be sent to other threads and shared between them.
+/// Threads can send and share these types, like all types that callers hold.
 const _: () = {
     const fn is_shared<T: Send + Sync>() {}
     is_shared::<Transaction<'_>>();

@@ -119,7 +119,7 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
     std::fs::write(dir.path().join(table_name(&dir)), old_table.unwrap()).unwrap();
     let engine = open_at(&dir, &clock);
     let TablesUse::Rebuilt { reason } = &engine.open_report().tables else { panic!("an old table was loaded") };
-    assert!(reason.contains("another table than the manifest names"), "{reason}");
+    assert!(reason.contains("not the table that the manifest names"), "{reason}");
     check(&engine);
     engine.close().unwrap();
 

@@ -1,29 +1,29 @@
-//! The numbers of transactions, and the bound of their memory.
+//! Statistics of transactions, and the limit of their memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::batch::{BatchOutcome, Committed};
 use crate::error::{Error, Result};
 
-/// The memory of a transaction is accounted in steps of this length, so that short ones do not
-/// touch the shared number.
+/// The memory of a transaction is accounted in steps of this length, so that short transactions do
+/// not touch the shared counter.
 pub(super) const ACCOUNTED_STEP_BYTES: usize = 16 << 10;
 
-/// Numbers of transactions, in [`Stats`](crate::Stats).
+/// Statistics of transactions, in [`Stats`](crate::Stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionStats {
-    /// Number of transactions that have begun and not ended.
+    /// Number of transactions that are running.
     pub live: u64,
-    /// Their memory for what they have read and written, in bytes; below 16 KiB each it is not
-    /// counted. The old versions that their snapshots hold are among
-    /// [`Stats::retained_versions`](crate::Stats::retained_versions).
+    /// Memory of their read sets and writes, in bytes, each rounded down to a multiple of 16 KiB.
+    /// [`Stats::retained_versions`](crate::Stats::retained_versions) includes the old versions that
+    /// their snapshots hold.
     pub len_bytes: u64,
     /// Number of commits refused by a conflict since the store was opened.
     pub conflicts: u64,
 }
 
-/// The numbers of the transactions of a store.
+/// The counters of a store's transactions.
 #[derive(Debug, Default)]
 pub(crate) struct TransactionCounters {
     live: AtomicU64,

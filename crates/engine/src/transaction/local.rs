@@ -1,4 +1,4 @@
-//! What a transaction holds: its snapshot, its read set and its buffered writes, and their bound.
+//! The data of a transaction: its snapshot, its read set and its buffered writes, within a limit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +19,7 @@ pub(super) struct LocalState<'e> {
     pub(super) snapshot: Snapshot,
     reads: Mutex<ReadSet>,
     pub(super) writes: WriteBuffer,
-    /// The part of its memory that the store's numbers contain.
+    /// The memory that the store's counters include for it.
     accounted_bytes: AtomicUsize,
     limit_bytes: usize,
     counters: &'e TransactionCounters,
@@ -62,7 +62,7 @@ impl<'e> LocalState<'e> {
     }
 
     fn note_key(&self, key: &[u8], version: Option<u64>) -> Result<()> {
-        // The store never holds the empty key, or one over the limit.
+        // The store never holds an empty key or a key over the limit.
         let is_possible = (1..=limits::MAX_KEY_LEN_BYTES).contains(&key.len());
         if !is_possible || (version.is_none() && planted("absent_reads_forgotten")) {
             return Ok(());
@@ -70,8 +70,8 @@ impl<'e> LocalState<'e> {
         self.note_read(|reads| reads.note_key(key, version))
     }
 
-    /// Changes the read set, and bounds it. A transaction without writes needs no validation:
-    /// beyond the limit what it has read is forgotten, and it goes on.
+    /// Changes the read set and enforces the limit. Beyond the limit, the transaction forgets its
+    /// reads; without writes it can continue, because it needs no validation.
     pub(super) fn note_read<R>(&self, note: impl FnOnce(&mut ReadSet) -> R) -> Result<R> {
         let mut reads = self.reads.lock();
         let noted = note(&mut reads);
@@ -113,7 +113,7 @@ impl<'e> LocalState<'e> {
         Ok(())
     }
 
-    /// What was read since the savepoint stays read: it has led here.
+    /// Keeps the reads since the savepoint: the transaction may have acted on them.
     pub(super) fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         self.writes.rollback_to(savepoint)?;
         let mut reads = self.reads.lock();
@@ -124,7 +124,7 @@ impl<'e> LocalState<'e> {
         Ok(())
     }
 
-    /// The writes as a batch that requires what was read; `None` without writes.
+    /// The writes as a batch whose requirements are the reads; `None` without writes.
     pub(super) fn take_batch(&mut self) -> Result<Option<Batch>> {
         if self.writes.len() == 0 {
             return Ok(None);
@@ -139,7 +139,7 @@ impl<'e> LocalState<'e> {
         Ok(Some(batch))
     }
 
-    /// Reports its memory to the numbers of the store.
+    /// Reports its memory to the store's counters.
     fn account(&self, len_bytes: usize) {
         let len_bytes = len_bytes - len_bytes % ACCOUNTED_STEP_BYTES;
         if len_bytes != self.accounted_bytes.load(Ordering::Relaxed) {

@@ -14,12 +14,12 @@ use crate::transaction::reads::RangeNumber;
 use crate::transaction::writes::OwnValue;
 use crate::value::Value;
 
-/// Keys in order, from either end, as a transaction sees them: an iterator of
-/// [`TransactionEntry`]s, from [`Transaction::range`](crate::Transaction::range) and
+/// An iterator of [`TransactionEntry`]s in key order, from either end, as a transaction sees them:
+/// from [`Transaction::range`](crate::Transaction::range) and
 /// [`Transaction::prefix`](crate::Transaction::prefix).
 ///
-/// An item is an error if the transaction with writes is over its memory limit; the range then goes
-/// on, but the transaction cannot be committed.
+/// An item is an error if a transaction with writes is over its memory limit. The iterator then
+/// continues, but the transaction cannot be committed.
 pub struct TransactionRange<'t> {
     local: &'t LocalState<'t>,
     number: RangeNumber,
@@ -109,7 +109,7 @@ impl<'t> TransactionRange<'t> {
         }
         if !self.is_done {
             self.is_done = true;
-            // If the transaction is over its limit, its commit says so.
+            // If the transaction is over its limit, its commit returns the error.
             let _kept = self.local.note_read(|reads| reads.note_whole_range(self.number));
         }
         None
@@ -165,8 +165,8 @@ impl<I: DoubleEndedIterator> PeekedEnds<I> {
         Self { rest, front: None, back: None }
     }
 
-    /// The next item from an end; when the rest is used up, the one that the other end has peeked
-    /// at.
+    /// The next item from an end. When the rest is used up, this is the item that the other end has
+    /// peeked.
     fn peek(&mut self, is_from_back: bool) -> Option<&I::Item> {
         let Self { rest, front, back } = self;
         if is_from_back {

@@ -12,29 +12,29 @@ use crate::mutants::planted;
 use crate::transaction::counters::over_limit;
 use crate::watch::RangeRequirement;
 
-/// Number of keys from which on keys that were read again are looked for; then at each doubling.
+/// Repeated keys are first removed at this number of keys, then at each doubling.
 const DEDUPLICATED_FROM: usize = 64;
 
 /// Memory of a key or range besides its bytes.
 const ITEM_BYTES: usize = size_of::<Requirement>();
 
-/// What was read.
+/// The keys and ranges that a transaction has read.
 #[derive(Debug)]
 pub(super) struct ReadSet {
     keys: Vec<Requirement>,
-    /// Keys are deduplicated at this number of them.
+    /// Number of keys at which they are deduplicated next.
     deduplicate_at: usize,
     ranges: Vec<ReadRange>,
-    /// Iterators over ranges that are not dropped: their ranges keep their numbers.
+    /// Number of living iterators over ranges. While there are any, ranges keep their numbers.
     open_ranges: usize,
-    /// Ranges are merged at this number of them.
+    /// Number of ranges at which they are merged next.
     merge_at: usize,
     len_bytes: usize,
-    /// The length at which everything was forgotten.
+    /// The length of the set when it was forgotten.
     forgotten_at_bytes: Option<usize>,
 }
 
-/// A range, and how far it was read from either end.
+/// A range, and the parts of it that were read from either end.
 #[derive(Debug)]
 struct ReadRange {
     from: Bound<Vec<u8>>,
@@ -45,7 +45,7 @@ struct ReadRange {
     is_whole: bool,
 }
 
-/// The number of a range in a read set; `None` if the set has forgotten everything.
+/// The number of a range in a read set; `None` if the set was forgotten.
 pub(super) type RangeNumber = Option<usize>;
 
 impl Default for ReadSet {
@@ -68,7 +68,7 @@ impl ReadSet {
         self.len_bytes
     }
 
-    /// Forgets everything from now on; a commit with writes is then impossible.
+    /// Forgets the reads, and all later ones. A commit with writes is then impossible.
     pub(super) fn forget(&mut self) {
         let forgotten_at_bytes = self.forgotten_at_bytes.or(Some(self.len_bytes));
         *self = Self { forgotten_at_bytes, open_ranges: self.open_ranges, ..Self::default() };
@@ -82,12 +82,12 @@ impl ReadSet {
         }
     }
 
-    /// Adds a key, and the version of its value.
+    /// Adds a key and the version of its value.
     pub(super) fn note_key(&mut self, key: &[u8], version: Option<u64>) {
         if self.forgotten_at_bytes.is_some() {
             return;
         }
-        // The latest keys are often read again.
+        // A key is often read again soon.
         if self.keys.iter().rev().take(4).any(|read| read.key == key) {
             return;
         }
@@ -99,7 +99,7 @@ impl ReadSet {
         self.len_bytes += key.len() + ITEM_BYTES;
     }
 
-    /// One snapshot gives one version of a key, so equal keys are equal reads.
+    /// A snapshot has one version of each key, so equal keys are equal reads.
     fn deduplicate(&mut self) {
         self.keys.sort_unstable_by(|left, right| left.key.cmp(&right.key));
         let len_bytes = &mut self.len_bytes;
@@ -113,7 +113,7 @@ impl ReadSet {
         self.deduplicate_at = (self.keys.len() * 2).max(DEDUPLICATED_FROM);
     }
 
-    /// Adds a range of which nothing is read yet.
+    /// Adds a range with no part read yet.
     pub(super) fn open_range(&mut self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> RangeNumber {
         self.open_ranges += 1;
         if self.forgotten_at_bytes.is_some() {
@@ -133,7 +133,7 @@ impl ReadSet {
         self.open_ranges -= 1;
     }
 
-    /// The range was read up to `key`, inclusively, from one end.
+    /// Notes that the range was read from one end up to and including `key`.
     pub(super) fn note_range_to(&mut self, number: RangeNumber, key: &[u8], is_from_back: bool) {
         let Some(range) = number.and_then(|number| self.ranges.get_mut(number)) else { return };
         let end = if is_from_back { &mut range.back } else { &mut range.front };
@@ -143,14 +143,14 @@ impl ReadSet {
         end.extend_from_slice(key);
     }
 
-    /// The range was read to its end.
+    /// Notes that the range was read as a whole.
     pub(super) fn note_whole_range(&mut self, number: RangeNumber) {
         if let Some(range) = number.and_then(|number| self.ranges.get_mut(number)) {
             range.is_whole = !planted("end_of_range_unread");
         }
     }
 
-    /// Merges ranges that were read more than once or overlap.
+    /// Merges ranges that overlap or were read repeatedly.
     fn merge(&mut self) {
         let ranges = merged(std::mem::take(&mut self.ranges));
         let whole = |(from, to)| ReadRange { from, to, front: None, back: None, is_whole: true };
@@ -160,7 +160,7 @@ impl ReadSet {
         self.merge_at = (self.ranges.len() * 2).max(limits::MAX_BATCH_RANGES);
     }
 
-    /// Adds what was read to a batch, as requirements.
+    /// Adds the reads to a batch, as requirements.
     pub(super) fn take_into(&mut self, batch: &mut Batch, snapshot_seqno: u64) {
         let Self { mut keys, ranges, .. } = std::mem::take(self);
         if planted("reads_not_validated") {
@@ -201,7 +201,7 @@ impl ReadRange {
     }
 }
 
-/// The parts of ranges that were read: in order, without overlaps.
+/// The parts of ranges that were read, in order, without overlaps.
 fn merged(ranges: Vec<ReadRange>) -> Vec<OwnedBounds> {
     let mut parts: Vec<_> = ranges.into_iter().flat_map(ReadRange::into_parts).collect();
     parts.sort_unstable_by(|(left, _), (right, _)| lower_rank(left).cmp(&lower_rank(right)));
@@ -219,8 +219,8 @@ fn merged(ranges: Vec<ReadRange>) -> Vec<OwnedBounds> {
     merged
 }
 
-/// Joins neighbours until there are at most `limit` ranges. The gaps between them then count as
-/// read, which can only add conflicts.
+/// Joins neighbours until at most `limit` ranges are left. The gaps between joined ranges then
+/// count as read, which can only add conflicts.
 fn coarsen(ranges: &mut Vec<OwnedBounds>, limit: usize) {
     if ranges.len() <= limit {
         return;
@@ -236,7 +236,7 @@ fn coarsen(ranges: &mut Vec<OwnedBounds>, limit: usize) {
     }
 }
 
-/// Whether a range that ends with `end` leaves no key out before one that begins with `from`.
+/// Whether no key lies between a range that ends with `end` and one that begins with `from`.
 fn reaches(end: &Bound<Vec<u8>>, from: &Bound<Vec<u8>>) -> bool {
     match (end, from) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,

@@ -1,4 +1,4 @@
-//! The repetition of transactions that met a conflict.
+//! Repetition of transactions after a conflict.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::sync::thread;
 
-/// The most times that a transaction is run.
+/// Maximum number of runs of a transaction.
 const MAX_TRIES: u32 = 1000;
 
-/// Number of repetitions without a pause: most conflicts are with one commit that is over.
+/// Number of repetitions without a pause: most conflicts are with a single commit that has ended.
 const IMMEDIATE_TRIES: u32 = 3;
 
-/// The bound of the first pause, which doubles up to the bound of all.
+/// Maximum of the first pause; it doubles with each pause up to the maximum below.
 const FIRST_PAUSE_US: u64 = 8;
 const MAX_PAUSE_US: u64 = 1024;
 
@@ -38,7 +38,7 @@ impl Retries {
             return Ok(());
         };
         let bound_us = MAX_PAUSE_US.min(FIRST_PAUSE_US << paused_before.min(MAX_PAUSE_US.ilog2()));
-        // Without randomness the whole time.
+        // If randomness fails, the pause takes the maximum.
         let random = components.entropy.next_u64().unwrap_or(bound_us);
         components.clock.sleep(Duration::from_micros(random % bound_us + 1));
         Ok(())

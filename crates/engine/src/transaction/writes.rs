@@ -13,7 +13,7 @@ use crate::value::Value;
 /// Memory of a buffered write besides its key and value, in bytes.
 const ENTRY_BYTES: usize = 64;
 
-/// Numbers the savepoints of all transactions.
+/// The number of the next savepoint, of any transaction.
 static NEXT_SAVEPOINT: AtomicU64 = AtomicU64::new(1);
 
 /// A point of a transaction, from [`Transaction::savepoint`](crate::Transaction::savepoint).
@@ -29,9 +29,9 @@ pub(super) type OwnValue = Option<Value>;
 #[derive(Debug, Default)]
 pub(super) struct WriteBuffer {
     entries: BTreeMap<Vec<u8>, OwnValue>,
-    /// The replaced writes since the first savepoint, the oldest first.
+    /// The replaced writes since the first savepoint, oldest first.
     undo: Vec<(Vec<u8>, Option<OwnValue>)>,
-    /// The number and the length of `undo` of each live savepoint.
+    /// Each live savepoint: its number, and the length of `undo` when it was set.
     savepoints: Vec<(u64, usize)>,
     len_bytes: usize,
 }
@@ -46,7 +46,7 @@ impl WriteBuffer {
         self.len_bytes
     }
 
-    /// The most memory that a write adds.
+    /// The maximum memory that a write adds.
     pub(super) fn cost_bytes(key_len: usize, value_len: usize) -> usize {
         key_len + value_len + ENTRY_BYTES
     }
@@ -56,7 +56,7 @@ impl WriteBuffer {
         self.entries.get(key)
     }
 
-    /// The own writes between two bounds that are not inverted.
+    /// The own writes between two bounds, which must not be inverted.
     pub(super) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> btree_map::Range<'_, Vec<u8>, OwnValue> {
         self.entries.range::<[u8], _>((from, to))
     }
@@ -69,7 +69,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Sets or removes the own write of a key; returns the replaced one.
+    /// Sets or removes the own write of a key; returns the previous one.
     fn set(&mut self, key: &[u8], write: Option<OwnValue>) -> Option<OwnValue> {
         let added_bytes = write.as_ref().map_or(0, |value| cost_of(key, Some(value)));
         let replaced = match write {
@@ -95,7 +95,7 @@ impl WriteBuffer {
             .savepoints
             .iter()
             .position(|(number, _)| *number == savepoint.number)
-            .ok_or_else(|| Error::Validation("the savepoint has ended, or is one of another transaction".into()))?;
+            .ok_or_else(|| Error::Validation("the savepoint has ended or belongs to another transaction".into()))?;
         self.savepoints.truncate(at + 1);
         let kept = self.savepoints.last().map_or(0, |(_, len)| *len);
         while self.undo.len() > kept {
