@@ -227,7 +227,7 @@ fn a_second_factor_is_required_from_everyone_from_roles_and_by_name() {
         view.put(b"jobs/1", b"").unwrap();
         auth.set_factor_policy(&policy).unwrap();
         assert_eq!(auth.factor_policy().unwrap(), policy);
-        assert!(view.put(b"jobs/1", b"").is_err(), "a session without a second factor goes on");
+        assert!(view.put(b"jobs/1", b"").is_err(), "a session without a second factor can still write");
         assert!(auth.authenticate_session(&token).unwrap().is_none());
         assert!(!half(&auth).1);
         auth.set_factor_policy(&off).unwrap();

@@ -80,7 +80,7 @@ fn what_is_whole_is_saved() {
     assert_eq!(saved["damage"], tool.run(["--json", "check"]).json()["damage"]);
     let lines = |text: &[u8]| text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<BTreeSet<_>>();
     let kept = tool.run(["--data-dir", "saved", "export"]).out;
-    assert!(lines(&kept).is_subset(&lines(&records)), "what was saved is what there was");
+    assert!(lines(&kept).is_subset(&lines(&records)), "salvage returned records that the store never had");
     assert_eq!(tool.run(["--data-dir", "saved", "check"]).code, Some(0));
     tool.run(["salvage", "saved"]).fails(3, "not empty");
 }

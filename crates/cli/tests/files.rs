@@ -111,7 +111,7 @@ fn killed_in_mid_import_and_imported_again() {
         "{records} is no number of whole batches"
     );
     let head: Vec<u8> = text.split_inclusive(|byte| *byte == b'\n').take(records).collect::<Vec<_>>().concat();
-    assert!(kept == sorted(&head), "what was kept is not the first {records} lines");
+    assert!(kept == sorted(&head), "the imported records are not the first {records} lines");
 
     tool.write("in.tsv", &text);
     tool.ok(["import", "in.tsv"]);

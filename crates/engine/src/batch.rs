@@ -15,7 +15,7 @@ use crate::mutants::planted;
 use crate::place::Place;
 use crate::watch::RangeRequirement;
 
-/// The outcome of a batch. The two variants are final; their content may grow.
+/// The outcome of a batch. No variant will be added; the content of the two may grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a batch with requirements may have been rejected; `committed()?` makes that an error"]
 pub enum BatchOutcome {
@@ -64,14 +64,14 @@ pub struct Committed {
     /// The seq of the commit. If every command was stale, nothing was written, and this is the
     /// latest seq.
     pub seq: u64,
-    /// The outcome of each command, in the order of their addition.
+    /// The outcome of each command, in the order in which commands were added.
     pub outcomes: Vec<ApplyOutcome>,
     /// The version of each command, in the same order.
     pub versions: Vec<u64>,
 }
 
 impl Committed {
-    /// For implementations of [`KvEngine`](crate::KvEngine) other than the store.
+    /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(seq: u64, outcomes: Vec<ApplyOutcome>, versions: Vec<u64>) -> Self {
         Self { seq, outcomes, versions }
@@ -80,7 +80,7 @@ impl Committed {
 
 /// Changes and requirements, collected for one atomic commit.
 ///
-/// Its methods return the batch, for chains: `engine.commit(Batch::new().put("a", "1"))`.
+/// Its methods return the batch and can be chained: `engine.commit(Batch::new().put("a", "1"))`.
 ///
 /// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next
 /// use. Limits (keys of 1 to 65,535 bytes, values up to 1 GiB, versions of submitted commands below
@@ -105,7 +105,7 @@ pub struct Batch {
     /// Keeps the tombstones that the requirements need, until they are checked.
     pub(crate) snapshot: Option<StateSnapshot<Place>>,
     uses_reserve: bool,
-    /// Whether it copies commands of another store with their versions.
+    /// Whether it is a copy of another store's commands, with their versions.
     is_copy: bool,
 }
 
@@ -176,7 +176,7 @@ impl<'a> From<&'a Batch> for Cow<'a, Batch> {
     }
 }
 
-/// For chains, which end in a mutable borrow of the batch.
+/// For chained calls, which return a mutable borrow of the batch.
 impl<'a> From<&'a mut Batch> for Cow<'a, Batch> {
     fn from(batch: &'a mut Batch) -> Self {
         Self::Borrowed(batch)
@@ -215,14 +215,14 @@ impl Batch {
         self
     }
 
-    /// Adds a requirement that no commit after `since`, a seqno, has set or deleted a key in
-    /// `bounds`. So what was read of a range is still all of it. At most 1,024 ranges.
+    /// Adds a requirement that no commit after the seqno `since` has set or deleted a key in
+    /// `bounds`. It protects a decision that depends on a whole range: a key that appears or
+    /// disappears there violates the requirement. At most 1,024 ranges.
     ///
-    /// Its check costs a walk over the range before the commit, and nothing under the commit lock.
-    /// Keep the snapshot that `since` comes from until the batch is committed: otherwise the store
-    /// may have forgotten the deletes since, and the commit fails with
-    /// [`Error::Conflict`](crate::Error::Conflict). A reopened store has forgotten all changes
-    /// before its open.
+    /// The check costs a walk over the range before the commit, and nothing under the commit lock.
+    /// Keep the snapshot that `since` comes from until the batch is committed. Otherwise the store
+    /// may have forgotten later deletes, and the commit fails with
+    /// [`Error::Conflict`](crate::Error::Conflict). An open forgets all earlier changes.
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};
@@ -244,18 +244,18 @@ impl Batch {
         self
     }
 
-    /// As [`require_range`](Self::require_range), for the keys that begin with `prefix`.
+    /// Like [`require_range`](Self::require_range), for the keys that begin with `prefix`.
     pub fn require_prefix(&mut self, prefix: impl AsRef<[u8]>, since: u64) -> &mut Self {
         let (prefix, end) = (prefix.as_ref(), prefix_end(prefix.as_ref()));
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.require_range((Bound::Included(prefix), to), since)
     }
 
-    /// Allows the batch to use the reserve of a full store: for changes that revoke access (a
-    /// logout, a revocation), so that a user who has filled the store cannot keep access. A view of
-    /// an engine for other users must remove this flag before it passes a batch on.
+    /// Allows the batch to use the reserve of a full store. This is for changes that revoke access,
+    /// such as a logout: a user who has filled the store must not keep access because of that. A
+    /// wrapper that passes on the batches of other users must first clear this flag.
     ///
-    /// With the reserve such batches may exceed `max_index_memory_bytes` by a 16th and
+    /// With the reserve, such batches may exceed `max_index_memory_bytes` by a 16th and
     /// `max_disk_bytes` by an 8th, and on a full device use the room reserved for deletes. Deletes
     /// and compaction refill the reserve.
     ///
@@ -300,7 +300,7 @@ impl Batch {
         self.is_copy = false;
     }
 
-    /// Its changes, in the order of their addition. A view with permissions checks them.
+    /// Its changes, in the order in which they were added. A view with permissions checks them.
     pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
         self.operations.iter().map(|operation| {
             let (key, value) = self.parts(operation);
@@ -308,19 +308,20 @@ impl Batch {
         })
     }
 
-    /// Its requirements, in the order of their addition.
+    /// Its requirements, in the order in which they were added.
     pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
         self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
     }
 
-    /// Its requirements on ranges, in the order of their addition, each with the seqno since which
-    /// nothing may have changed. A requirement of [`Expect::UnchangedSince`] is one of them.
+    /// Its requirements on ranges, in the order in which they were added, each with the seqno after
+    /// which nothing in the range may have changed. They include each requirement of
+    /// [`Expect::UnchangedSince`].
     pub fn range_requirements(&self) -> impl Iterator<Item = (Bound<&[u8]>, Bound<&[u8]>, u64)> + '_ {
         self.ranges.iter().flat_map(|ranges| ranges.iter()).map(|range| (range.from(), range.to(), range.since))
     }
 
-    /// A copy of commands of another store. Their versions may be above the limit of submitted
-    /// ones.
+    /// A copy of another store's commands. Their versions may be above the limit of submitted
+    /// versions.
     pub(crate) fn copy_of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
         let mut batch = Self { is_copy: true, ..Self::new() };
         for command in commands {

@@ -2,11 +2,11 @@
 //! the durability needs one. [`WritePath::commit`] is the whole path, for a single put, a batch,
 //! and a group of queued commits.
 //!
-//! Work without an order is done before the lock: limits, the payload's checksum, the clock,
-//! prefetching the key's path in the index. Under the lock a commit gets its seqno and versions,
-//! its records go to the tail of the log in one append, and only then does the state change, so a
-//! failed append changes nothing. After the lock, the writer waits for a sync if the durability
-//! needs one.
+//! Work that does not depend on the order of commits is done before the lock: limits, the payload's
+//! checksum, the clock, prefetching the key's path in the index. Under the lock, a commit gets its
+//! seqno and versions, and one append writes its records to the tail of the log. The state changes
+//! only after that, so a failed append changes nothing. After the lock, the writer waits for a sync
+//! if the durability needs one.
 
 mod pending;
 
@@ -69,7 +69,7 @@ pub(crate) struct WritePath {
     watches: Arc<Watches>,
 }
 
-/// The parts of a store that commits work with.
+/// The parts of a store that commits use.
 #[derive(Debug)]
 pub(crate) struct WriteParts<'a> {
     pub(crate) time: &'a Arc<StoreTime>,
@@ -99,8 +99,8 @@ impl WritePath {
     }
 
     /// Commits a group in order, each commit separately, under one acquisition of the commit lock;
-    /// then waits until the commits that need it are durable. `prepare` does the work without the
-    /// lock. Each commit then has its outcome.
+    /// then waits until the commits that need it are durable. `prepare` runs before the lock is
+    /// taken. On return, each commit has its outcome.
     ///
     /// Inlined into its three callers, so that a single put pays for no loop.
     ///
@@ -116,7 +116,7 @@ impl WritePath {
         if self.store.is_read_only() {
             return Err(Error::ReadOnly);
         }
-        // One guard for everything: nested pins are nearly free.
+        // One guard covers everything: nested pins are nearly free.
         let guard = pin();
         let state = self.read.index.state(&guard)?;
         prepare(group, state, &guard);
@@ -127,10 +127,10 @@ impl WritePath {
         drop(log);
         drop(guard);
         let _held = if planted("sync_under_the_lock") { self.log.lock().ok() } else { None };
-        // The last one first: its sync covers the others, which then are already durable.
+        // Starts with the last one: its sync makes the earlier ones durable.
         for commit in group.iter_mut().rev() {
-            // Also without a written record: the record that made a write stale needs the
-            // durability promised for the stale one.
+            // This includes commits without a written record: the record that made a write stale
+            // needs the durability promised for the stale write.
             if let Ok(CommitVerdict::Committed { seqno, is_written }) = commit.result
                 && (is_written || !planted("stale_before_sync"))
                 && let Err(failure) = self.sync.make_durable(seqno, commit.durability)
@@ -188,8 +188,8 @@ impl WritePath {
         Ok(CommitVerdict::Committed { seqno: appended.seq, is_written: true })
     }
 
-    /// The work after publishing a commit. Both locks are still held: no other commit or move has
-    /// happened since.
+    /// The work after publishing a commit. Both locks are still held, so no other commit or move
+    /// has happened since.
     #[inline]
     fn published<'a, R: Records<'a>>(
         &self,
@@ -260,7 +260,7 @@ impl WritePath {
         }
         self.watch_ranges(&mut group)?;
         self.commit(&mut group, |_, state, guard| {
-            // The length of the operations, which are shorter than their records.
+            // Uses the length of the operations, which are shorter than their records.
             let first = batch.operations.len().min(PREFETCHED_MAX);
             state.prefetch(&batch.operations[..first], |operation| batch.key(operation), guard, |_| ());
         })?;
@@ -299,8 +299,8 @@ impl WritePath {
         appended.map_err(|failure| self.store.append_failed(failure))
     }
 
-    /// Rotates to the next segment, with room for a commit of up to `len_max` bytes; or stays in
-    /// the current one, if it has the room and the reserves allow it.
+    /// Rotates to a segment with room for a commit of up to `len_max` bytes. Stays in the current
+    /// segment if it has the room and the reserves allow it.
     #[cold]
     fn rotate<'a, R: Records<'a>>(
         &self,
@@ -390,7 +390,7 @@ mod tests {
         let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path())).unwrap();
         let scratch_bytes = || engine.log.lock().unwrap().scratch.capacity();
         assert!(engine.commit(Batch::new().put("a", "b").put("c", "d")).unwrap().is_committed());
-        assert!((1..=SCRATCH_KEPT_BYTES).contains(&scratch_bytes()), "that of a short one is kept");
+        assert!((1..=SCRATCH_KEPT_BYTES).contains(&scratch_bytes()), "the buffer of a short batch is kept");
         let mut large = Batch::new();
         large.put("a", vec![7; 2 * SCRATCH_KEPT_BYTES]).put("c", "d");
         assert!(engine.commit(&large).unwrap().is_committed());

@@ -66,13 +66,13 @@ impl CommitLock {
         Ok(CommitGuard { log, _held: held })
     }
 
-    /// Takes the log out: no commit follows.
+    /// Takes the log out, so that no commit follows.
     pub(crate) fn close(&self) -> Option<CommitLog> {
         let _held = lock_order::take(Rank::Commit);
         self.log.lock().take()
     }
 
-    /// The highest version ever seen; 0 after the log is closed.
+    /// The highest version ever seen; 0 once the log is closed.
     pub(crate) fn max_version(&self) -> u64 {
         let _held = lock_order::take(Rank::Commit);
         self.log.lock().as_ref().map_or(0, |log| log.max_version)

@@ -25,7 +25,7 @@ pub enum Expect {
 
 impl Expect {
     /// Whether a key with a value of version `found` (`None` for no value) fulfils the requirement.
-    /// Only the store can tell for [`UnchangedSince`](Self::UnchangedSince): then `false`.
+    /// Always `false` for [`UnchangedSince`](Self::UnchangedSince), which only the store can check.
     #[must_use]
     pub fn holds(self, found: Option<u64>) -> bool {
         match self {
@@ -47,14 +47,14 @@ pub struct Rejected {
     pub key: Vec<u8>,
     /// The requirement.
     pub expected: Expect,
-    /// The version of its value; `None` if it had no value.
+    /// The version of the key's value; `None` if it had no value.
     pub found: Option<u64>,
-    /// The range of the requirement, if it was one on a range: the key lies in it.
+    /// The range of a requirement on a range; the key lies in it.
     pub range: Option<Box<OwnedBounds>>,
 }
 
 impl Rejected {
-    /// For implementations of [`KvEngine`](crate::KvEngine) other than the store.
+    /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
         Self { key, expected, found, range: None }

@@ -1,13 +1,13 @@
 //! Group commit: one sync for all waiting writers.
 //!
 //! The first writer that needs its commit durable becomes the leader and syncs on its own thread,
-//! so a lone writer pays one sync and no hand-over. Writers that arrive during the sync wait; when
-//! it ends, the covered ones return, and one of the others leads the next sync, which covers
-//! everything published by then.
+//! so a lone writer pays one sync and no hand-over. Writers that arrive during the sync wait. When
+//! it ends, the writers that it covers return, and one of the others leads the next sync, which
+//! covers everything published by then.
 //!
-//! Writers that commit again at once would form two halves, each waiting for the other's sync. So a
-//! leader waits briefly until as many writers have arrived as took part in the previous sync,
-//! including those that arrived while it ran. A lone writer does not wait.
+//! Writers that commit again at once would split into two halves, each waiting for the other's
+//! sync. A leader therefore waits briefly until as many writers have arrived as took part in the
+//! previous sync, including those that arrived while it ran. A lone writer does not wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,14 +21,14 @@ use crate::sync::{Condvar, Mutex, step, thread};
 /// this time, because writers need processor time, not device time.
 const PATIENCE_SHARE: u64 = 5;
 const PATIENCE_MAX: Duration = Duration::from_micros(25);
-/// Minimum interval between two checks for them.
+/// Maximum number of checks for arriving writers while a leader waits.
 const LOOKS_MAX: usize = 1000;
 
-/// The event that made a commit durable.
+/// How a commit became durable.
 enum Synced {
-    /// A sync led by its writer.
+    /// By a sync that its writer led.
     Here,
-    /// The end of the store, before that.
+    /// By the close of the store, before such a sync.
     Before,
 }
 
@@ -50,20 +50,20 @@ pub(crate) struct GroupCommit {
 /// Data passed from the leader of a sync to the next one, ordered by the lock in between.
 #[derive(Debug, Default)]
 struct LastSync {
-    /// Number of arrived writers at its begin.
+    /// Number of arrived writers when it began.
     arrivals: AtomicU64,
-    /// Number of writers that arrived since the begin of the previous sync: the covered ones, and
-    /// those that arrived meanwhile.
+    /// Number of writers that arrived since the previous sync began: the writers that this sync
+    /// covers, and those that arrived while it ran.
     there: AtomicU64,
     took_ns: AtomicU64,
 }
 
-/// A running sync. Its end wakes the waiting writers, also after a panic.
+/// A running sync. Its end wakes the waiting writers, even after a panic.
 struct Leading<'a> {
     group: &'a GroupCommit,
     poison: &'a Poison,
-    /// `None` if the sync panicked; `thread::panicking` is not usable here, because destructors may
-    /// commit.
+    /// Stays `false` if the sync panics. `thread::panicking` is not usable here, because
+    /// destructors may commit.
     has_ended: bool,
 }
 
@@ -154,7 +154,7 @@ impl GroupCommit {
         result.map(drop)
     }
 
-    /// Waits briefly for the writers of the last sync, most of which return at once.
+    /// Waits briefly for the writers of the last sync, because most of them commit again at once.
     fn gather(&self, elapsed: &impl Fn() -> Duration) {
         let came_since = || self.arrivals.load(Ordering::Relaxed) - self.last.arrivals.load(Ordering::Relaxed);
         let expected = self.last.there.load(Ordering::Relaxed);
@@ -183,8 +183,8 @@ impl GroupCommit {
         self.last.took_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The result without a further sync: the close has synced the commit, or failed, or never
-    /// reached it.
+    /// The result without another sync: the close has synced the commit, or has failed, or came
+    /// before the commit.
     fn after_close(&self, seq: u64, poison: &Poison) -> Result<Synced> {
         if self.durable_seq() >= seq {
             return Ok(Synced::Before);
@@ -231,8 +231,8 @@ mod tests {
         assert!(syncs < 160, "160 commits took {syncs} syncs: none was shared");
     }
 
-    /// How often a leader asks for the time, which passes by 10 µs each time, while `come` says who
-    /// comes.
+    /// Number of times that a leader reads the clock, which advances by 10 µs at each read. `come`
+    /// lets writers arrive.
     fn looks(group: &GroupCommit, come: impl Fn(u64)) -> u64 {
         let asked = AtomicU64::new(0);
         group.gather(&|| {
@@ -250,21 +250,21 @@ mod tests {
             group.arrivals.fetch_add(1, Ordering::Relaxed);
         };
         one_comes();
-        assert_eq!(looks(&group, |_| ()), 0, "nobody was there before");
+        assert_eq!(looks(&group, |_| ()), 0, "no writer took part in a previous sync");
         group.note_sync(1, Duration::from_millis(1));
         one_comes();
         assert_eq!(looks(&group, |_| ()), 0, "a lone writer was alone");
-        // Two came while it synced: three were there.
+        // Two writers arrived during the sync, so three took part.
         one_comes();
         one_comes();
         group.note_sync(2, Duration::from_millis(1));
-        assert_eq!(looks(&group, |_| ()), 4, "25 us without anybody, and the look at which it began");
+        assert_eq!(looks(&group, |_| ()), 4, "the first read, and 25 us without a writer");
         let third = |asked| {
             if asked == 2 {
                 one_comes();
             }
         };
-        assert_eq!(looks(&group, third), 3, "the third has come, and is seen at the next look");
+        assert_eq!(looks(&group, third), 3, "the third writer has arrived, and the next read sees it");
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         let error = group.wait(1, &poison, || Duration::ZERO, || 1, || Err(Error::Closed)).unwrap_err();
         assert_eq!(error.code(), "closed");
         poison.check().unwrap();
-        // Closing syncs what was committed before.
+        // Closing syncs all earlier commits.
         let closed = || {
             group.note_durable(2);
             Err(Error::Closed)

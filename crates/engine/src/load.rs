@@ -4,9 +4,9 @@
 //! Tables are disposable. If one is missing or damaged, or belongs elsewhere, the whole log is
 //! read, and the open report says why.
 //!
-//! An entry of a table counts only while its segment is there. Whatever compaction moved out of a
-//! segment, or dropped with it, after the table was written, is found in segments that the tables
-//! do not cover, or nowhere: so no table, however old, brings a deleted key back.
+//! An entry of a table counts only while its segment exists. If compaction moved the record after
+//! the table was written, its copy is in a segment that the tables do not cover; if compaction
+//! dropped the record, it is nowhere. So even an old table never brings a deleted key back.
 
 mod deal;
 mod fold;

@@ -25,13 +25,13 @@ use crate::time::StoreTime;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct OpenReport {
-    /// The report of the recovery: the found files, and dropped bytes.
+    /// The report of the recovery: the files that it found, and the bytes that it dropped.
     pub recovery: RecoveryReport,
     /// The use of the tables.
     pub tables: TablesUse,
     /// Number of replayed commands, which the tables do not cover.
     pub replayed_records: u64,
-    /// The duration.
+    /// The duration of the open.
     pub elapsed: Duration,
 }
 
@@ -53,7 +53,7 @@ impl OpenReport {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) config: StoreConfig,
-    /// With guards: `panics` records their panics.
+    /// Wrapped in guards; `panics` records their panics.
     pub(crate) components: Components,
     pub(crate) panics: Arc<Panics>,
     pub(crate) fork_guard: ForkGuard,
@@ -150,7 +150,7 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
 
 fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Opened> {
     let Surroundings { config, components, .. } = &surroundings;
-    // Declared first, to be dropped last.
+    // Declared first so that it is dropped last.
     let reading;
     let store = ReadOnlyStore::open(&components.fs, &config.data_dir, Tolerance::Strict)?;
     reading = ReadingLock(Arc::clone(store.lock()));

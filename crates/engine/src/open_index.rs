@@ -36,7 +36,7 @@ impl OpenIndex {
         if self.fork_guard.is_forked() {
             return Err(Error::Forked);
         }
-        // No error is made, and dropped again, on the way of every read.
+        // A read must not construct and drop an error.
         match self.state.load(guard) {
             Some(state) => Ok(state),
             None => Err(Error::Closed),
@@ -48,8 +48,8 @@ impl OpenIndex {
         self.state(&pin()).cloned()
     }
 
-    /// Releases the index. It is freed when no snapshot and no reader uses it; the current numbers
-    /// stay. No version above `version_floor` was used outside the index.
+    /// Releases the index, and keeps its current numbers. Its memory is freed when no snapshot and
+    /// no reader uses it. No version used outside the index is above `version_floor`.
     pub(crate) fn close(&self, version_floor: u64) {
         let Ok(state) = self.handle() else { return };
         let mut last = state.stats();

@@ -116,7 +116,7 @@ impl OpenStore {
         let _refused = self.poison.latch(&failure);
     }
 
-    /// Whether the content of the files is certain, that is, no failure has left it open.
+    /// Whether the content of the files is known: no failure has left it uncertain.
     pub(crate) fn is_log_sound(&self) -> bool {
         self.in_use().is_ok_and(|store| !store.is_poisoned())
     }
@@ -130,7 +130,7 @@ impl OpenStore {
         self.is_closing.load(Ordering::Acquire)
     }
 
-    /// Lends the segment store to no new user, waits for the present ones, and drops it.
+    /// Admits no new users, waits for the current ones, and drops the segment store.
     pub(crate) fn close(&self) {
         if planted("lock_until_dropped") {
             return;
@@ -203,7 +203,7 @@ mod tests {
                 closing.is_finished()
             });
             assert!(!has_closed && matches!(open(), Err(SegmentError::Locked { .. })), "it is in use");
-            assert!(store.in_use().is_err(), "nobody begins anew");
+            assert!(store.in_use().is_err(), "a new user was admitted");
             drop(in_use);
             closing.join().unwrap().unwrap();
         });

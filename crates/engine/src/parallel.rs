@@ -17,9 +17,9 @@ pub(crate) fn threads() -> usize {
     *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS))
 }
 
-/// Runs the pieces 0 to `count`, in any order, on several threads including the caller's; returns
-/// their results in order. The caller's thread calls `watch` after each of its pieces, which may
-/// abort the work: then `None`.
+/// Runs the pieces 0 to `count`, in any order, on several threads including the caller's, and
+/// returns their results in order. The caller's thread calls `watch` after each of its pieces.
+/// `watch` may abort the work: then the result is `None`.
 pub(crate) fn in_pieces<T: Send>(
     count: usize,
     work: impl Fn(usize) -> T + Sync,
@@ -38,10 +38,10 @@ pub(crate) fn in_pieces<T: Send>(
     };
     thread::scope(|scope| {
         for _ in 1..threads().min(count) {
-            // Without a thread the work only takes longer.
+            // If a thread cannot start, the work only takes longer.
             let _started = thread::Builder::new().name("hightower-open".into()).spawn_scoped(scope, || while step() {});
         }
-        // If `watch` panics, the others stop.
+        // If `watch` panics, the other threads stop.
         let over = SetOnDrop(&is_over);
         while step() {
             if watch().is_break() {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_watches_may_end_it() {
+    fn the_callback_can_abort_the_work() {
         let ended = in_pieces(100_000, |_| std::thread::yield_now(), || ControlFlow::Break(()));
         assert!(ended.is_none());
     }

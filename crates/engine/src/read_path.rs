@@ -22,25 +22,26 @@ use crate::place::{HintedPlace, Place};
 use crate::sync::step;
 use crate::table::{Segments, SequentialReads, Tracked};
 
-/// What reads need, and all that a snapshot holds of a store: the index and the segments.
+/// The index and the segments: all that reads need, and the only part of a store that a snapshot
+/// holds.
 #[derive(Debug)]
 pub(crate) struct ReadPath {
     pub(crate) index: OpenIndex,
     pub(crate) segments: Segments,
     data_dir: PathBuf,
-    /// Keeps writers away from a store that is open for reading, until the last reader ends:
-    /// snapshots outlive the engine. Dropped last.
+    /// Excludes writers from a store that is open for reading, until the last reader ends:
+    /// snapshots may outlive the engine. Dropped last.
     _lock: Option<ReadingLock>,
 }
 
-/// The lock of a store that is open for reading. It has to be dropped last: segments that wait for
-/// the end of an epoch to be freed hold the lock too, and are freed first.
+/// The lock of a store that is open for reading. It must be dropped last, after the segments that
+/// wait for the end of an epoch, which hold the lock too.
 #[derive(Debug)]
 pub(crate) struct ReadingLock(pub(crate) Arc<dyn Lock>);
 
 impl Drop for ReadingLock {
     fn drop(&mut self) {
-        // Usually two steps of the epoch free them. A thread that reads another store meanwhile
+        // Usually two steps of the epoch free these segments. A concurrent reader of another store
         // delays the steps by microseconds, or for as long as it waits for a processor.
         const STEPS_MAX: u32 = 2_000;
         const QUICK_STEPS: u32 = 500;
@@ -157,7 +158,7 @@ impl ReadPath {
         }
     }
 
-    /// Prefetches the record of a hint of the index, during the wait for the index entry.
+    /// Prefetches the record that a hint names, while the index entry is being fetched.
     #[inline]
     pub(crate) fn prefetch_hinted(&self, hint: u32, guard: &Guard) {
         if let Some(table) = self.segments.table(guard) {
@@ -214,8 +215,8 @@ mod tests {
         (0..keys).filter(is_right).count().try_into().unwrap()
     }
 
-    /// The operations that place records: a put, a batch, a move by compaction, a load of the
-    /// table, a replay of the log.
+    /// Covers all operations that place records: a put, a batch, a move by compaction, a load of
+    /// the table, a replay of the log.
     #[test]
     fn hints_are_right_however_a_record_came_to_its_place() {
         const KEYS: u32 = 3000;

@@ -19,13 +19,12 @@ use crate::table::SequentialReads;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
 
-/// Number of keys of a [`Snapshot::multi_get`] that are looked up before the first of their values
-/// is read: enough that the records are in the cache by then, few enough that they are not yet
-/// evicted.
+/// Number of keys that a [`Snapshot::multi_get`] looks up before it reads the first value: enough
+/// that the records have reached the cache, few enough that they are not evicted again.
 const MULTI_GET_TOGETHER: usize = 16;
 
 /// Number of items that an internal iteration visits under one guard: enough that the guard's cost
-/// is negligible, few enough that memory is freed meanwhile.
+/// is negligible, few enough that the guard does not delay the freeing of memory.
 const ITEMS_PER_GUARD: usize = 256;
 
 /// A consistent view of the store: all commits up to one seq, none after.
@@ -283,8 +282,8 @@ pub struct Range {
 }
 
 impl Range {
-    /// The keys of this range after `cursor`: the next page, if the cursor is the last key of the
-    /// previous page. The cursor need not have a value, and may lie outside the range. Costs a copy
+    /// The keys of this range after `cursor`. With the last key of a page as the cursor, this is
+    /// the next page. The cursor need not have a value, and may lie outside the range. Costs a copy
     /// of the cursor.
     ///
     /// ```
@@ -306,8 +305,8 @@ impl Range {
         self
     }
 
-    /// The keys of this range before `cursor`: the previous page, read from the back, if the cursor
-    /// is the first key of a page. Otherwise as [`after`](Self::after).
+    /// The keys of this range before `cursor`. With the first key of a page as the cursor, reading
+    /// from the back gives the previous page. Otherwise like [`after`](Self::after).
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -355,8 +354,8 @@ impl Range {
         let order = RefCell::new(order);
         loop {
             let guard = pin();
-            // One view of the table serves all items; a record that compaction moves meanwhile is
-            // looked up again.
+            // One view of the table serves all items. If compaction moves a record meanwhile, the
+            // snapshot looks it up again.
             let Some(table) = read.segments.table(&guard) else { return Ok(()) };
             let mut failed = None;
             let visited = inner.visit_pinned(
@@ -478,10 +477,10 @@ impl Entry {
             return Ok(Value::from(found.value));
         }
         if planted("entry_not_followed") {
-            return Err(crate::Error::Internal("the record of an entry is not there".into()));
+            return Err(crate::Error::Internal("the record of an entry is missing".into()));
         }
         // Compaction has moved the record; the snapshot finds the new place.
-        self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::Internal("the key of an entry is not there".into()))
+        self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::Internal("the key of an entry is missing".into()))
     }
 
     /// The key and the value.

@@ -1,4 +1,4 @@
-//! Watches: how a commit learns that other commits have changed a range of keys that it requires
+//! Watches inform a commit that other commits have changed a range of keys that it requires
 //! unchanged.
 //!
 //! A range can be long, so it is not read under the commit lock. Instead:
@@ -11,9 +11,9 @@
 //! | 4. takes the commit lock, and asks the watch | |
 //!
 //! Because of the two fences, either the walk sees the entries of commit n, or commit n sees the
-//! watch. (Store, fence, load on both sides: Dekker's pattern.) Under the lock no commit is between
-//! its steps, so the answer is complete. A watch lives only during one commit; without one, a
-//! commit pays one relaxed load.
+//! watch. (Store, fence, load on both sides: Dekker's pattern.) While one commit holds the lock, no
+//! other is between its steps, so the answer is complete. A watch lives only during one commit.
+//! While no watch is alive, a commit pays one relaxed load.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -57,11 +57,11 @@ impl RangeRequirement {
     }
 }
 
-/// What a watch has found.
+/// The finding of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RangeFinding {
-    /// The range of this requirement has changed: this key, which now has a value of this version,
-    /// or none.
+    /// `key`, in the range of this requirement, has changed. `found` is the version of its new
+    /// value; `None` if it has none.
     Changed { requirement: usize, key: Vec<u8>, found: Option<u64> },
     /// The store remembers only the changes since this seqno.
     Forgotten { known_since: u64 },
@@ -95,8 +95,8 @@ pub(crate) struct RangeWatch {
 }
 
 impl Watches {
-    /// Watches the ranges from now on, then walks them: afterwards the watch knows every change
-    /// since the required seqnos, of published commits and of later ones.
+    /// Starts to watch the ranges, then walks them. The watch then knows every change since the
+    /// required seqnos: by commits published before, and by later ones.
     pub(crate) fn watch(
         self: &Arc<Self>,
         requirements: &Arc<Vec<RangeRequirement>>,
@@ -120,7 +120,7 @@ impl Watches {
         watch
     }
 
-    /// Tells the watches the keys of a published commit, each with the version of its value.
+    /// Notifies the watches of the keys of a published commit, each with the version of its value.
     #[inline]
     pub(crate) fn note<'k>(&self, seqno: u64, written: impl Iterator<Item = (&'k [u8], Option<u64>)>) {
         if self.count.load(Ordering::Relaxed) != 0 {
@@ -158,7 +158,7 @@ impl RangeWatch {
         }
     }
 
-    /// What has been found. It is complete only under the commit lock.
+    /// The first finding, if any. The answer is complete only under the commit lock.
     pub(crate) fn finding(&self) -> Option<RangeFinding> {
         self.watched.finding.lock().clone()
     }

@@ -58,7 +58,8 @@ impl MergeSource for Memtable {
     type Error = Infallible;
 
     fn advance(&mut self) -> Result<bool, Infallible> {
-        // The last element is the current one; at the first call it is a placeholder.
+        // The last element is the current entry. The first call removes an extra one: the empty
+        // key.
         self.0.pop();
         Ok(!self.0.is_empty())
     }

@@ -14,7 +14,7 @@ use crate::mutants::planted;
 use crate::place::Place;
 use crate::watch::{RangeFinding, RangeRequirement, RangeWatch};
 
-/// One change of one key, before its order is known.
+/// One change of one key, before its place in the order of commits is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write<'a> {
     pub(crate) key: &'a [u8],
@@ -24,8 +24,8 @@ pub(crate) struct Write<'a> {
     pub(crate) given: Option<(u64, i64)>,
 }
 
-/// A record of a commit. Outside the lock it has key, value, checksum and time; under the lock it
-/// gets a version, an outcome and a place.
+/// A record of a commit. It has key, value, checksum and time before the lock is taken, and gets a
+/// version, an outcome and a place under the lock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingRecord<'a> {
     pub(crate) key: &'a [u8],
@@ -62,7 +62,7 @@ impl<'a> PendingRecord<'a> {
         }
     }
 
-    /// Whether it won and is written.
+    /// Whether it won, and is therefore written.
     #[inline]
     pub(crate) fn is_written(&self) -> bool {
         self.outcome.changed()
@@ -107,7 +107,7 @@ impl<'a> PendingRecord<'a> {
             None => CommandRef::Delete { key, version, timestamp },
         };
         let head = encode_head(context, offset, &command, placement, self.payload_checksum);
-        // The codec refuses a record that the limits allow: a bug.
+        // If the codec refuses a record within the limits, that is a bug.
         let head = head.map_err(|error| Error::Internal(error.to_string().into()))?;
         self.offset = offset;
         let len = head.as_ref().len() + key.len() + self.value_bytes().len();
@@ -116,7 +116,7 @@ impl<'a> PendingRecord<'a> {
         Ok(head)
     }
 
-    /// Its change of the state, in the segment that it was encoded for.
+    /// The change of the state by this record, which was encoded for this segment.
     #[inline]
     pub(crate) fn change(&self, segment: u32) -> Change<'a, Place> {
         let location = Place { segment, offset: self.offset };
@@ -130,7 +130,8 @@ pub(crate) enum CommitVerdict {
     /// The commit is published with this seqno. If every record was stale, nothing was written, and
     /// this is the latest seqno.
     Committed { seqno: u64, is_written: bool },
-    /// The requirement at this index did not hold; with the version of its key, if it had a value.
+    /// The requirement at this index did not hold. `found` is the version of the key's value, if it
+    /// has one.
     Rejected { requirement: usize, found: Option<u64> },
     /// A required range has changed: [`PendingCommit::changed_range`].
     RangeChanged,
@@ -150,7 +151,8 @@ pub(crate) struct PendingCommit<'a, R> {
     pub(crate) ranges: Option<&'a Arc<Vec<RangeRequirement>>>,
     /// Watches the ranges until the commit is decided.
     pub(crate) watch: Option<RangeWatch>,
-    /// The changed range, with the requirement, the key, and the version of its value.
+    /// The change in a required range: the index of the requirement, the key, and the version of
+    /// its value.
     pub(crate) changed_range: Option<(usize, Vec<u8>, Option<u64>)>,
     pub(crate) uses_reserve: bool,
     pub(crate) durability: Durability,
@@ -195,7 +197,7 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
         })
     }
 
-    /// What the watch on the required ranges has found. For the holder of the commit lock.
+    /// The finding of the watch on the required ranges. Only for the holder of the commit lock.
     #[cold]
     pub(crate) fn range_verdict(&mut self) -> Result<Option<CommitVerdict>> {
         match self.watch.as_ref().and_then(RangeWatch::finding) {
@@ -206,7 +208,7 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
             }
             Some(RangeFinding::Forgotten { known_since }) => Err(Error::Conflict(
                 format!(
-                    "the store remembers changes since seqno {known_since} only; read again, and keep the snapshot until the commit"
+                    "the store remembers only changes since seqno {known_since}; read again, and keep the snapshot until the commit"
                 )
                 .into(),
             )),

@@ -1,5 +1,5 @@
-//! What a run works with: records of the inputs, the index that knows who needs them, and the
-//! outputs.
+//! A run's view of the store: the records of its inputs, the index, which knows whether a record is
+//! needed, and its outputs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,18 +24,18 @@ use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::Tracked;
 
-/// How many records are read before the index is asked for the first of them: by then its memory is
-/// near.
+/// Number of records that are read before the first is looked up in the index: by then the
+/// prefetched index entry is in the cache.
 const ENTRIES_TOGETHER: usize = 16;
 
-/// The rate limiter is asked once for this many bytes.
+/// Number of copied bytes between two calls of the rate limiter.
 const THROTTLE_STEP_BYTES: u64 = 128 << 10;
 
-/// So much more than expected is asked for, and what is left over is cut off: no run ends with a
-/// tiny segment.
+/// Preallocated bytes beyond the expected length, so that no run ends with a tiny segment. The
+/// unused rest is cut off.
 const OUTPUT_SLACK_BYTES: u64 = 64 << 10;
 
-/// The parts of a store that a run works with, and the moment that it begins at.
+/// The parts of a store that a run uses, and the time of its start.
 pub(crate) struct RunParts<'a> {
     pub(crate) config: &'a StoreConfig,
     pub(crate) clock: &'a dyn Clock,
@@ -54,11 +54,11 @@ pub(crate) struct RunHost<'a> {
     store: &'a SegmentStore,
     /// By id.
     inputs: Vec<Arc<Tracked>>,
-    /// All of each of them is read, and what survives once more.
+    /// Declares each input as read in order: once as a whole, and its survivors again.
     _in_order: Vec<InOrder<Arc<Segment>>>,
-    /// When each of them took its last commit, at the latest.
+    /// The latest possible time of each input's last commit.
     ended_ms: Vec<i64>,
-    /// About how many bytes are still to be written.
+    /// Approximate number of bytes still to be written.
     expected_bytes: u64,
     base_seq: u64,
     bases: RecordBases,
@@ -114,7 +114,7 @@ impl<'a> RunHost<'a> {
         found.ok_or_else(|| Error::Validation(format!("compaction policy: segment {id} is not there").into()))
     }
 
-    /// Whether a tombstone's grace has passed, since the store learned of it.
+    /// Whether the grace of a tombstone has passed since the store learned of it.
     fn is_expired(&self, segment: u32, timestamp: i64) -> bool {
         let grace = self.config.compaction.tombstone_grace;
         let now_ms = self.stamp.timestamp;
@@ -149,8 +149,8 @@ impl<'a> RunHost<'a> {
         Ok(())
     }
 
-    /// The outputs, whole and durable; each of their records is read once more, since the only
-    /// other copy is about to go.
+    /// Completes the outputs and makes them durable. Reads each of their records back, because the
+    /// only other copy is about to be removed.
     pub(crate) fn finish(mut self) -> Result<Vec<CompactedSegment>> {
         self.finish_output()?;
         for output in &self.finished {
@@ -163,7 +163,7 @@ impl<'a> RunHost<'a> {
 impl Drop for RunHost<'_> {
     fn drop(&mut self) {
         for output in self.finished.drain(..) {
-            // Named by no manifest: what cannot be removed now goes at the next open.
+            // No manifest names this file. If it cannot be removed now, the next open removes it.
             let _given_up = self.store.abandon(output);
         }
     }
@@ -235,16 +235,16 @@ impl Host for RunHost<'_> {
             return Ok(());
         }
         self.limiter.consume(std::mem::take(&mut self.unthrottled_bytes));
-        // Closing waits for this run, so the run looks for it before it waits, and also if it does
-        // not wait.
+        // A close waits for this run, so `wait` checks for a close even if the rate limit needs no
+        // pause.
         let open = self.open;
         if self.limiter.wait(self.clock, &mut || !open.is_closing()) { Ok(()) } else { Err(Error::Closed) }
     }
 }
 
-/// The bases of the versions and timestamps in a run's outputs: the least of its inputs. So the
-/// records of a single input do not grow, whatever versions and timestamps their callers chose: on
-/// a full device its output fits where the input was.
+/// The bases of the versions and timestamps in a run's outputs: the minimum over its inputs. So the
+/// records of a single input never grow, with any versions and timestamps of callers, and on a full
+/// device the output fits into the room of the input.
 #[derive(Clone, Copy, Debug)]
 struct RecordBases {
     version: u64,
@@ -270,16 +270,17 @@ impl RecordBases {
     }
 }
 
-/// When the store learned of a command that it committed. Its own timestamp says so only if it lies
-/// in the time of the segment: whoever submits a command chooses it.
+/// The time at which the store learned of a command by its commit. The command's own timestamp
+/// counts only if it lies within the segment's time, because the caller who submits a command
+/// chooses it.
 fn learned_by_commit(timestamp: i64, began_ms: i64, ended_ms: i64) -> i64 {
     if (began_ms..=ended_ms).contains(&timestamp) { timestamp } else { ended_ms }
 }
 
-/// When the store learned of a tombstone that compaction has moved: before that, but how long
-/// before is known from the tombstone's timestamp alone. One that should have been forgotten
-/// instead of moved was not believed, or something stood in its way; so it counts from when it was
-/// moved.
+/// The time at which the store learned of a tombstone that compaction has moved. It was before the
+/// move; only the tombstone's timestamp says how long before. If its grace had passed by then,
+/// compaction should have dropped the tombstone: it did not believe the timestamp, or had to keep
+/// the tombstone. So the grace starts with the move.
 fn learned_by_compaction(timestamp: i64, moved_ms: i64, grace: Duration) -> i64 {
     if timestamp > moved_ms || age(moved_ms, timestamp) >= grace { moved_ms } else { timestamp }
 }

@@ -8,8 +8,8 @@
 //!    only, which have the same content.
 //! 4. Point the index to the outputs: each entry only if it still points to the old location.
 //!    Readers that have an old location still find the inputs in the segment table.
-//! 5. Remove the expired tombstones from the index. Not earlier: before the manifest is replaced,
-//!    an older command that arrives late must still lose to them.
+//! 5. Remove the expired tombstones from the index. Until the manifest is replaced, an older
+//!    command that arrives late must still lose to them.
 //! 6. Remove the inputs from the segment table. A reader that does not find a segment looks the key
 //!    up again.
 //! 7. Remove their files once no reader holds them.
@@ -47,7 +47,8 @@ const MOVES_PER_LOCK: usize = 24;
 /// Number of attempts of [`free_patiently`](CompactionRunner::free_patiently).
 const FREEING_ATTEMPTS: usize = 16;
 
-/// Runs compactions, one at a time: its methods take the data of the turn's holder.
+/// Runs compactions, one at a time. Its methods take the data of the turn, so that only its holder
+/// can call them.
 #[derive(Debug)]
 pub(crate) struct CompactionRunner {
     clock: Arc<dyn Clock>,
@@ -60,7 +61,7 @@ pub(crate) struct CompactionRunner {
     maintenance: Arc<Maintenance>,
 }
 
-/// The parts of a store that compaction works with.
+/// The parts of a store that compaction uses.
 #[derive(Debug)]
 pub(crate) struct RunnerParts<'a> {
     pub(crate) config: &'a Arc<StoreConfig>,
@@ -86,7 +87,7 @@ impl CompactionRunner {
         }
     }
 
-    /// Compacts `victims`, in this order. Ids that are not those of sealed segments are ignored.
+    /// Compacts `victims`, in this order. Ignores ids that do not name a sealed segment.
     pub(crate) fn compact(
         &self,
         turn: &mut Turn,
@@ -188,8 +189,8 @@ impl CompactionRunner {
         Ok(())
     }
 
-    /// Removes tombstones from the index, except overtaken ones. Returns the number of removed
-    /// ones.
+    /// Removes tombstones from the index, unless a newer command has replaced them. Returns the
+    /// number of removed tombstones.
     fn forget(&self, places: &[RecordPlace]) -> Result<u64> {
         let mut forgotten = 0;
         for some in places.chunks(MOVES_PER_LOCK) {

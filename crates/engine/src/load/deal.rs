@@ -12,7 +12,7 @@ pub(crate) struct Dealt<'a> {
     parts: Vec<RangePart<'a>>,
 }
 
-/// Those of one part.
+/// The records of one part, partitioned by range.
 #[derive(Debug, Default)]
 struct RangePart<'a> {
     items: Vec<Item<'a>>,
@@ -41,7 +41,7 @@ impl<'a> Dealt<'a> {
             |piece| deal(std::mem::take(&mut *parts[piece].lock()), &cuts),
             || std::ops::ControlFlow::Continue(()),
         );
-        // Nobody ends it.
+        // The callback never aborts the work.
         Self { parts: dealt.unwrap_or_default() }
     }
 
@@ -55,8 +55,8 @@ impl<'a> Dealt<'a> {
     }
 }
 
-/// A number that compares with the bytes of items like the cut with their keys; if equal, the keys
-/// decide.
+/// A number that compares with the bytes of items as the cut compares with their keys. If the
+/// numbers are equal, the keys decide.
 fn cut_bytes(cut: &[u8], prefix: &[u8]) -> u64 {
     if cut.starts_with(prefix) {
         eight_bytes(cut, prefix.len())
@@ -72,7 +72,7 @@ fn deal<'a>(items: Vec<Item<'a>>, cuts: &[(u64, &[u8])]) -> RangePart<'a> {
     let ranges: Vec<u32> = items.iter().map(|item| u32::try_from(range_of(item)).unwrap_or(u32::MAX)).collect();
     let mut ends = vec![0; cuts.len() + 1];
     ranges.iter().for_each(|range| ends[*range as usize] += 1);
-    // It has the begin of each range now; the partitioning advances it to the end.
+    // `ends` now has the start of each range; the partitioning advances it to the end.
     let mut start = 0;
     for end in &mut ends {
         start += std::mem::replace(end, start);

@@ -1,4 +1,4 @@
-//! Building a store's state from its files: the tables, and the log beyond what they cover.
+//! Building a store's state from its files: the tables, and the log beyond the position they cover.
 //!
 //! Threads share all of this work. Each segment is read and verified by one thread. Then the
 //! records are partitioned by key range. For each range one thread sorts its records, decodes and
@@ -30,7 +30,7 @@ use crate::tables::{OpenTables, TableStats};
 pub enum TablesUse {
     /// The manifest names no table.
     None,
-    /// They were loaded, and only the log beyond what they cover was replayed.
+    /// They were loaded, and only the log beyond the position they cover was replayed.
     Loaded {
         /// The number of tables.
         tables: u64,

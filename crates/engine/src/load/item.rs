@@ -1,11 +1,11 @@
-//! A record of the log for the merge, and the newest of many.
+//! Records of the log for the merge, and the choice of the newest.
 
 use hightower_index::prefetch_read;
 use hightower_segment::SegmentRecord;
 
 /// Prefetch distance, in records.
 const PREFETCH_AHEAD: usize = 12;
-/// The flag of a tombstone in a length. No record is that long.
+/// The bit of a record's length that marks a tombstone. No record is that long.
 const TOMBSTONE: u32 = 1 << 31;
 
 /// Number of key bytes that are copied beside a record.
@@ -25,8 +25,8 @@ pub(crate) struct Item<'a> {
     pub(crate) part: u32,
     pub(crate) offset: u32,
     len: u32,
-    /// A copy of the key, if it fits: records are merged in another order than that of the log, so
-    /// each read of the log is a cache miss.
+    /// A copy of the key, if it fits. Records are not merged in the order of the log, so each read
+    /// of the log is a cache miss.
     near_key: [u8; NEAR_LEN_BYTES],
 }
 
@@ -74,9 +74,9 @@ impl<'a> Item<'a> {
 /// numbers.
 pub(super) type Order = (u64, u32, u32);
 
-/// Sorts by key and keeps the newest of each; of two with the same version the first in the log.
-/// The items' bytes begin at the same offset of all keys, behind their common prefix. `find`
-/// returns an item by its part and its index there.
+/// Sorts by key and keeps the newest record of each key; if two have the same version, the first in
+/// the log. The items' bytes begin at the same offset of all keys, behind their common prefix.
+/// `find` returns the item with an index in a part.
 pub(super) fn newest_in_order<'i, 'a: 'i>(
     mut order: Vec<Order>,
     find: impl Fn(u32, u32) -> &'i Item<'a>,

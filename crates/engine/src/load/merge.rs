@@ -1,4 +1,4 @@
-//! Merging tables with the records beyond what they cover, one key range at a time.
+//! Merging tables with the records beyond the position they cover, one key range at a time.
 
 use std::cell::Cell;
 use std::ops::{Bound, Range};
@@ -136,7 +136,7 @@ impl<'a> Plan<'a> {
         })?;
         let rest = items.get(items.len() - left.len()..).unwrap_or_default();
         for (at, item) in rest.iter().enumerate() {
-            // Long keys are in the log, in another order.
+            // Long keys are read from the log, which has another order.
             if let Some(ahead) = rest.get(at + PREFETCH_AHEAD) {
                 prefetch_read(ahead.key());
             }
@@ -170,7 +170,7 @@ impl<'a> Plan<'a> {
             let (entry, at) = (levels.entry(), latest.get());
             let end = entry.pointer.offset.checked_add(entry.len_bytes);
             if end.is_none_or(|end| self.covered_ends.get(at).is_none_or(|covered| end > *covered)) {
-                return Err(Unusable::Because("a table with an entry beyond what it covers".into()));
+                return Err(Unusable::Because("a table with an entry beyond the position it covers".into()));
             }
             each(levels.key(), &entry, at)?;
         }

@@ -10,7 +10,7 @@ use crate::error::Error;
 pub enum OpenPhase {
     /// Building the index from the tables and the replayed records.
     Index,
-    /// Reading the log beyond what the tables cover.
+    /// Reading the log beyond the position that the tables cover.
     Replay,
 }
 

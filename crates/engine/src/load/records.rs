@@ -1,4 +1,4 @@
-//! The records of the log beyond what tables cover, read and verified for the merge.
+//! Reads and verifies, for the merge, the records of the log beyond the position that tables cover.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +11,8 @@ use crate::load::item::{Item, eight_bytes};
 use crate::load::progress::{ABORTED, ReplayMeter};
 use crate::parallel::in_pieces;
 
-/// Number of records in memory before the older ones of a key are dropped: 80 bytes each.
+/// Maximum number of records in memory, of 80 bytes each, before all but the newest of each key are
+/// dropped.
 pub(crate) const HELD_MAX: usize = 5 << 20;
 /// Approximate number of records in a key range.
 const RECORDS_PER_RANGE: usize = 8 << 10;
@@ -160,7 +161,7 @@ struct Read<'a> {
     records: u64,
     /// Whether all keys have the assumed prefix.
     has_prefix: bool,
-    /// How long that is.
+    /// Length of the common prefix of all keys.
     prefix_len: usize,
 }
 
@@ -196,7 +197,8 @@ mod tests {
     /// A key, and the number of its newest record.
     type Newest = (Vec<u8>, u64, u32, u32, bool);
 
-    /// What reading a log gives when so many records may be held, and how many they were in all.
+    /// The newest records of a log, read with at most `most` records in memory, and the number of
+    /// all records.
     fn newest(dir: &Path, most: usize) -> (Vec<Newest>, u64) {
         let fs: Arc<dyn Fs> = Arc::new(RealFs);
         let store = ReadOnlyStore::open(&fs, dir, Tolerance::Strict).unwrap();
@@ -229,7 +231,7 @@ mod tests {
         for step in 0..12_000_u32 {
             let number = step.wrapping_mul(0x9e37_79b9) % 12_000;
             engine.put(key(number), number.to_le_bytes()).unwrap();
-            // What nearly all keys begin with is known before; these few are a surprise.
+            // Nearly all keys begin with the expected prefix; these few do not.
             if step > 9_000 && step.is_multiple_of(500) {
                 engine.put(format!("node/{step}"), []).unwrap();
             }
