@@ -1,4 +1,4 @@
-//! What has changed in a range of keys since a seqno.
+//! Changes in a range of keys since a seqno.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -25,20 +25,20 @@ pub enum ChangeSince {
         /// The version of its value; `None` if it has no value.
         version: Option<u64>,
     },
-    /// The state cannot tell: it remembers changes since this seqno only. The changes before it
-    /// were loaded from disk, or their tombstones are gone.
+    /// The state does not know: it remembers only changes since `known_since`. Earlier changes were
+    /// loaded from disk, or their tombstones have been removed.
     Forgotten {
-        /// The earliest seqno that can be asked for.
+        /// The earliest seqno with an answer.
         known_since: u64,
     },
 }
 
 impl<L: Location> ConcurrentKvState<L> {
-    /// The first key of a range that a commit after `since` has set or deleted. Costs a walk over
-    /// the entries of the range, tombstones included, and no lock.
+    /// The first key of a range that a commit after `since` has set or deleted. Takes no lock;
+    /// costs a walk over the entries of the range, tombstones included.
     ///
-    /// Commits during the walk may be missed or found. A snapshot at `since` that lives until the
-    /// answer is used makes [`ChangeSince::Forgotten`] impossible.
+    /// The answer may or may not include commits during the walk. It is never
+    /// [`ChangeSince::Forgotten`] while a snapshot at `since` lives.
     ///
     /// ```
     /// use std::ops::Bound::Unbounded;
@@ -92,7 +92,8 @@ impl<L: Location> ConcurrentKvState<L> {
                 _ => break,
             }
         }
-        // After the walk: a tombstone that went before the walk came to it has raised the number.
+        // Read after the walk: the removal of a tombstone that the walk missed has raised the
+        // number.
         let known_since = self.inner.forgotten_seq.load(Ordering::SeqCst);
         if since < known_since && !planted("forgotten_changes_ignored") {
             return ChangeSince::Forgotten { known_since };

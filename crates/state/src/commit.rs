@@ -16,13 +16,13 @@ use crate::outcome::ApplyOutcome;
 use crate::version::Version;
 
 /// Number of old versions that a commit examines for reclaiming, besides two per written key. This
-/// is more than a commit can add, so the queue shrinks, and few enough that no commit pays for a
+/// is more than a commit can add, so the queue shrinks; it is small, so no commit pays for a
 /// backlog.
 const RECLAIM_LEN: usize = 4;
 
 /// An open commit. Readers see it only after it is published, and then completely.
 ///
-/// Dropping it publishes it too, because the caller's log already has the applied changes.
+/// Dropping it also publishes it, because the caller's log already has the applied changes.
 pub struct Commit<'w, 'g, L> {
     state: &'w mut WriterState,
     inner: &'w StateInner,

@@ -1,4 +1,4 @@
-//! Counters that readers can read. Only the writer changes them.
+//! Counters for readers. Only the writer changes them.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::version::Word;

@@ -11,14 +11,14 @@
 //! 5. after the commit is published: `word := new location`.
 //!
 //! A reader at a snapshot's seq S loads the fields and then `seq`, each with acquire. `seq <= S`
-//! means that none of the fields comes from a commit after S. Everything up to S was complete when
-//! the snapshot was taken, so all of them come from the newest commit up to S. Otherwise that
-//! version has been replaced, and the reader takes it from the undo slot, if the commit of the
-//! entry is in flight, or from the older versions.
+//! means that none of the fields comes from a commit after S. All commits up to S were complete
+//! when the snapshot was taken, so all fields come from the newest commit up to S. If `seq > S`,
+//! that version has been replaced. The reader then takes it from the undo slot, if the entry's
+//! commit is in flight, or from the older versions.
 //!
 //! A reader of the latest version loads `version`, `word` and `version` again. If the word is not
 //! pending and both versions are equal, location and version belong together and are published.
-//! Otherwise a commit is in flight in this entry, and the reader reads as a snapshot does. It never
+//! Otherwise a commit is in flight in this entry, and the reader reads like a snapshot. It never
 //! retries.
 
 use crate::location::LocationBits;
@@ -99,7 +99,7 @@ impl IndexEntry {
         Word::from_raw(self.word.load(Ordering::Relaxed)).location()
     }
 
-    /// Overwrites the newest version. The old one must be stored for readers before.
+    /// Overwrites the newest version. The old one must already be stored for readers.
     pub(crate) fn replace(&self, new: &Version) {
         if planted("location_before_seq") {
             self.word.store(new.word.raw(), Ordering::Release);

@@ -19,17 +19,17 @@ pub enum StateError {
     /// Runs can be loaded only into a new state.
     #[error("runs can only be loaded into an empty state: replay the changes instead")]
     NotEmpty,
-    /// A memtable that is not the lowest frozen one cannot become a table: what is below it would
-    /// be above it.
-    #[error("another frozen memtable lies below: flush the oldest one first")]
+    /// Only the lowest frozen memtable can become a table: the table of another one would lie below
+    /// older memtables.
+    #[error("an older frozen memtable exists: flush the oldest one first")]
     NotLowestMemtable,
     /// The tables are not neighbours in the list, newest first.
     #[error("the tables to replace don't follow each other in the list: take neighbours, newest first")]
     NotAdjacent,
-    /// A running compaction has its place between the tables.
-    #[error("a compaction is running between the tables: replace them after it")]
+    /// The mark of a running compaction lies between the tables.
+    #[error("the mark of a running compaction lies between the tables: replace them after it ends")]
     AcrossMark,
-    /// The mark was used or removed.
+    /// The mark has been used or removed.
     #[error("the mark is not in the list of tables: each mark serves one installation")]
     UnknownMark,
     /// Another table has this id.

@@ -1,10 +1,10 @@
-//! The queue of old versions to drop, grouped by the snapshot that keeps them.
+//! The queue of old versions to drop, grouped by the snapshot that retains them.
 //!
 //! Each retained version is on the list of the newest snapshot that needs it. After a snapshot
 //! ends, its list is processed incrementally, a few versions per commit. A version that an older
 //! snapshot also needs moves to that snapshot's list; the others are dropped from their entries. A
-//! version is therefore examined once per snapshot that needed it, in whichever order snapshots
-//! end, and a long-lived snapshot retains only the versions that it needs itself.
+//! version is therefore examined once per snapshot that needed it, in any order in which snapshots
+//! end. A long-lived snapshot retains only the versions that it needs itself.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,9 +14,9 @@ use crate::snapshot_registry::LiveSnapshots;
 /// The lists.
 #[derive(Debug, Default)]
 pub(crate) struct GcQueue {
-    /// By the seq of the snapshots.
+    /// The lists of live snapshots, by seq.
     owned: BTreeMap<u64, GcItems>,
-    /// The lists of ended snapshots, which commits process.
+    /// The lists of ended snapshots, for commits to process.
     orphaned: VecDeque<GcItems>,
 }
 

@@ -43,7 +43,7 @@ struct WrittenEntry<P> {
 /// The place of the replaced version.
 #[derive(Clone, Copy, Debug)]
 enum ReplacedPlace {
-    /// None: the key is new.
+    /// There is none, because the key is new.
     None,
     /// In an undo slot.
     InUndoSlot(Version, SlotNumber),
@@ -77,8 +77,8 @@ impl<P: EntryPointer> InFlightCommit<P> {
         let entry = pointer.entry();
         let old = entry.newest();
         if old.seq == self.seq {
-            // This commit has written the entry before. The version replaced then is stored, and no
-            // reader has seen the one written by this commit.
+            // This commit has already written the entry. The version that it replaced is stored,
+            // and no reader has seen the version that it wrote.
             entry.replace(new);
             return;
         }
@@ -114,7 +114,7 @@ impl<P: EntryPointer> InFlightCommit<P> {
     }
 
     /// Makes the commit visible, keeps the old versions that a snapshot needs, and drops the
-    /// others. `retained` gets those that stay.
+    /// others. `retained` is called with each kept version.
     #[inline]
     pub(crate) fn publish(
         mut self,
@@ -143,8 +143,8 @@ impl<P: EntryPointer> InFlightCommit<P> {
     }
 }
 
-/// Retains the version that `touched` has replaced if a snapshot needs it, and returns its seq;
-/// otherwise drops it.
+/// Retains the version that `touched` has replaced, and returns its seq, if a snapshot needs it.
+/// Otherwise drops it.
 fn settle_old<P: EntryPointer>(
     touched: &WrittenEntry<P>,
     seq: u64,

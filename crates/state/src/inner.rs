@@ -17,9 +17,9 @@ use crate::snapshot_registry::{LiveSnapshots, SnapshotTicket};
 use crate::snapshot_view::consistent_snapshot;
 use crate::sync::{AtomicU64, Ordering};
 
-/// The state that handles, the writer, snapshots and iterators share.
+/// The data that handles, the writer, snapshots and iterators share.
 pub(crate) struct StateInner {
-    /// Changed by the writer alone.
+    /// Only the writer changes it.
     view: PublishedArc<View>,
     /// The hasher and the hints of the memtables' maps.
     hasher: SeededHasher,
@@ -50,7 +50,7 @@ impl StateInner {
         }
     }
 
-    /// The current view: for one read, or for the holder of the writer's lock.
+    /// The current view, for one read or for the holder of the writer's lock.
     #[inline]
     pub(crate) fn view<'g>(&'g self, guard: &'g Guard) -> &'g View {
         self.view.load(guard)
@@ -61,7 +61,7 @@ impl StateInner {
         self.mvcc.visible.load(Ordering::Acquire)
     }
 
-    /// The view for longer than a guard.
+    /// The current view, for use beyond the lifetime of a guard.
     pub(crate) fn view_arc(&self) -> Arc<View> {
         self.view.load_arc(&pin())
     }
@@ -98,15 +98,15 @@ impl StateInner {
     }
 }
 
-/// The state that only the writer uses.
+/// The data that only the writer uses.
 pub(crate) struct WriterState {
     pub(crate) index: Writer<IndexEntry>,
     pub(crate) live: LiveSnapshots,
     pub(crate) gc_queue: GcQueue,
-    /// Old versions in entries.
+    /// Number of old versions in entries.
     pub(crate) old_versions: usize,
     pub(crate) tables: TableList,
-    /// Memtables that the current view does not have, and older views may.
+    /// Memtables that the current view no longer has, but older views may have.
     pub(crate) retired: Vec<Memtable>,
     /// A buffer for the bytes of a key during one call.
     scratch: Vec<u8>,
@@ -125,8 +125,8 @@ impl WriterState {
         }
     }
 
-    /// Goes on with a new, empty index. No old version of the former one is dropped any more: the
-    /// views that read them hold its memtable whole.
+    /// Continues with a new, empty index. The old versions in the former index are no longer
+    /// dropped one by one: the views that read them hold its whole memtable.
     pub(crate) fn replace_index(&mut self, index: Writer<IndexEntry>) {
         self.index = index;
         self.gc_queue = GcQueue::default();
@@ -167,7 +167,7 @@ pub(crate) struct SnapshotRegistration {
     pub(crate) inner: Arc<StateInner>,
     pub(crate) view: Arc<View>,
     pub(crate) seq: u64,
-    /// `None` if what is read is kept anyway.
+    /// `None` if the snapshot reads only versions that are kept without it.
     ticket: Option<SnapshotTicket>,
 }
 

@@ -1,4 +1,4 @@
-//! Freezes and flushes beside readers under the model checker.
+//! Freezes and flushes, concurrent with readers, under the model checker.
 //!
 //! As in [`models`](crate::models), the version written by commit n has location n and version n.
 //! One key exists since commit 1. The writer commits 2 to the first memtable, freezes it, commits 3
@@ -25,9 +25,9 @@ const NOW: Duration = Duration::ZERO;
 
 /// The active memtable is the first.
 const BEFORE: usize = 0;
-/// The active memtable is the second, the first is frozen.
+/// The active memtable is the second; the first is frozen.
 const FROZEN: usize = 1;
-/// The active memtable is the second, and a table has what the first had.
+/// The active memtable is the second; a table has the entries of the first.
 const FLUSHED: usize = 2;
 
 struct Levels {
@@ -89,7 +89,7 @@ impl Levels {
     /// The commit that a plain read sees.
     fn get(&self) -> u64 {
         let latest = |entry: &IndexEntry| Some(self.mvcc.latest(entry, &NoGuard, || NOW)?.version);
-        self.look_up(self.view.load(Ordering::Acquire), latest).expect("the key is there from the start")
+        self.look_up(self.view.load(Ordering::Acquire), latest).expect("the key exists from the start")
     }
 
     /// Takes a snapshot, and reads at it.
@@ -139,6 +139,6 @@ fn a_snapshot_is_never_older_than_a_plain_read_before_it() {
         let first = levels.get();
         let (ticket, seq) = levels.mvcc.snapshot(NOW);
         levels.mvcc.registry.release(&ticket);
-        assert!(seq >= first, "a snapshot that is older than what was read");
+        assert!(seq >= first, "a snapshot that is older than an earlier read");
     });
 }

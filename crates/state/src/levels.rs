@@ -1,7 +1,7 @@
 //! The levels of a state, from the top: the active memtable, which is the only one that changes,
 //! frozen memtables, and tables.
 //!
-//! The project's `docs/ARCHITECTURE.md` has the rules, "Levels".
+//! The rules are in the section "Levels" of the project's `docs/ARCHITECTURE.md`.
 
 mod counts;
 mod lookup;

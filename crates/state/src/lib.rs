@@ -5,7 +5,7 @@
 //! grouping don't matter ([`ApplyOutcome::decide`]). Three types keep such a state:
 //!
 //! * [`KvState`] holds keys and values in a `BTreeMap`: plain, ordered, comparable, with a digest.
-//!   It is the model for the tests of the rest.
+//!   It is the model for the tests of the other two.
 //! * [`ConcurrentKvState`] holds keys and, for each, the *location* of its value: a place in a
 //!   file, a slot in a slab, any 62 bits. One writer at a time; readers take no lock and never
 //!   retry; the cost of a snapshot does not depend on the number of keys.
@@ -45,29 +45,29 @@
 //!
 //! * A reader at a snapshot takes the entry if its seq is not above the snapshot's, otherwise an
 //!   older version.
-//! * A writer marks its stores as *pending* until the commit is published, so that plain reads,
-//!   which read only the entry, see batches atomically.
+//! * A writer marks its stores as *pending* until the commit is published. Plain reads read only
+//!   the entry; the mark lets them see batches atomically.
 //! * An overwrite first copies the replaced version into an *undo slot*. After publishing, the
 //!   writer reads the live snapshots and keeps the old version only if one of them needs it. An
 //!   overwrite without snapshots allocates nothing.
 //! * Snapshots claim a slot in a table without waiting. An old version is on the list of the newest
-//!   snapshot that needs it. After the end of that snapshot, each commit examines a few versions of
-//!   the list.
+//!   snapshot that needs it. After that snapshot has ended, each commit examines a few versions of
+//!   its list.
 //!
 //! The modules `entry`, `in_flight`, `undo`, `snapshot_registry` and `gc_queue` describe the
 //! protocols in full, with their proofs.
 //!
 //! # Locations that move or are reused
 //!
-//! A location is valid while the [`Guard`] lives under which it was read. A caller that moves
-//! records calls [`relocate`](StateWriter::relocate) for each, then
-//! [`retire_locations`](ConcurrentKvState::retire_locations), and frees the old places when no
+//! A location is valid during the lifetime of the [`Guard`] under which it was read. A caller that
+//! moves records calls [`relocate`](StateWriter::relocate) for each, then
+//! [`retire_locations`](ConcurrentKvState::retire_locations), and frees the old places once no
 //! earlier guard is alive.
 //!
 //! # What it is not
 //!
-//! It has no values, writes no files, and has one writer at a time. Commands of the same key and
-//! version but different content are a caller's error: the first one stays.
+//! It stores no values, writes no files, and has one writer at a time. Different commands with the
+//! same key and version are an error of the caller: the first one stays.
 //!
 //! # At a glance
 //!
@@ -81,7 +81,7 @@
 //! | format | none: it writes no files, and reads those of [`hightower_table`] |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
-// The models use only the protocols, not the map.
+// The models use the protocols without the map.
 #![cfg_attr(loom, allow(dead_code))]
 
 #[cfg(not(loom))]

@@ -8,7 +8,7 @@ use crate::state::ConcurrentKvState;
 use crate::sync::{Guard, Ordering, fence};
 use crate::writer::StateWriter;
 
-/// Whether a record is still needed, and by which readers.
+/// Whether a record is still needed, and for which readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordLiveness {
     /// No reader needs it, now or later: it can be dropped.
@@ -24,18 +24,18 @@ pub enum RecordLiveness {
     Retained,
 }
 
-/// The effect of [`StateWriter::relocate`]; without effect the copy is garbage.
+/// The effect of [`StateWriter::relocate`]. If nothing was moved, the copy is garbage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relocated {
     /// The old length of the record, if it was the newest of its key.
     pub newest_len_bytes: Option<u32>,
-    /// Whether the record is of a version retained for snapshots.
+    /// Whether the record belongs to a version that is retained for snapshots.
     pub retained: bool,
 }
 
 impl<L: Location> ConcurrentKvState<L> {
-    /// Whether the record of `key` at `location` is still needed. It takes the writer's lock only
-    /// if the record is not the newest and a snapshot is alive.
+    /// Whether the record of `key` at `location` is still needed. Takes the writer's lock only if
+    /// the record is not the newest and a snapshot is alive.
     ///
     /// ```
     /// use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness, pin};
@@ -75,8 +75,8 @@ impl<L: Location> ConcurrentKvState<L> {
 }
 
 impl<L: Location> StateWriter<'_, L> {
-    /// Moves the key's versions from `old` to `new`: the newest, those retained for snapshots, and
-    /// the index's hint. The copy at `new` has `len_bytes` bytes.
+    /// Moves the key's versions at `old` to `new`: the newest one, versions retained for snapshots,
+    /// and the index's hint. The copy at `new` has `len_bytes` bytes.
     ///
     /// Readers that have already read a location may still use it: see
     /// [`retire_locations`](crate::ConcurrentKvState::retire_locations).

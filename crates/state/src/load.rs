@@ -87,7 +87,7 @@ impl<L: Location> StateWriter<'_, L> {
     /// Loads runs of ascending keys, each above the previous one, into a new state. Returns the
     /// number of keys.
     ///
-    /// As with [`replay`](Self::replay), loaded changes have no seq and are visible at once, also
+    /// As with [`replay`](Self::replay), loaded changes have no seq and are visible at once, even
     /// to snapshots. The caller's thread and up to `threads - 1` others do the work.
     ///
     /// # Errors

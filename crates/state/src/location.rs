@@ -1,8 +1,8 @@
 //! Locations: 62 bits with the place of a value.
 //!
-//! The state has no values. For each key it has the location of the value: a place in a segment
-//! file, a slot in a slab, or a number that is the value. The state uses two bits of the word of a
-//! location.
+//! The state stores no values. For each key it stores the location of the value: a place in a
+//! segment file, a slot in a slab, or a number that is the value. It packs a location and two flags
+//! into a word of 64 bits.
 
 /// The bits of a location: a number below 2^62.
 ///
@@ -88,9 +88,9 @@ pub trait Location: Copy + Send + Sync + 'static {
     /// The location of these bits.
     fn from_bits(bits: LocationBits) -> Self;
 
-    /// A hint that a lookup gets before it has found the location:
-    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted). The index keeps its
-    /// lowest [`HINT_BITS`](crate::HINT_BITS) bits.
+    /// A hint that [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted) passes
+    /// on before it has found the location. The index keeps its lowest
+    /// [`HINT_BITS`](crate::HINT_BITS) bits.
     fn hint(self) -> u32 {
         0
     }

@@ -17,11 +17,12 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// A panic under the lock releases it and does not poison it: no code of a caller runs there.
+    /// A panic under the lock releases it and does not poison it, because no code of a caller runs
+    /// under it.
     #[cfg(not(shuttle))]
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        // Apart from the wait, which is rare, this is short enough to be inlined into a commit.
+        // Without the wait, which is rare, this is short enough to be inlined into a commit.
         self.0.try_lock().unwrap_or_else(|failure| match failure {
             TryLockError::Poisoned(failed) => failed.into_inner(),
             TryLockError::WouldBlock => self.wait(),
@@ -48,7 +49,7 @@ impl<T> Mutex<T> {
 }
 
 /// A point at which the schedule may switch threads. Threads that shuttle does not control, such as
-/// those that read ahead during an open, yield to the system.
+/// read-ahead threads of an open, yield to the system.
 #[cfg(shuttle)]
 fn step() {
     if shuttle::current::try_get_current_task().is_some() {

@@ -1,8 +1,8 @@
 //! The plain state: a `BTreeMap` of keys and values.
 //!
-//! It is the model for the tests of everything else, the type of a small state with its values, and
-//! the shortest definition of the store's meaning. It is a *join*: the same commands in any order,
-//! repetition, grouping and merge give the same state and the same [digest](KvState::digest).
+//! It is the model for all other tests, a small state that includes its values, and the shortest
+//! definition of the store's meaning. It is a *join*: the same commands in any order, repetition,
+//! grouping and merge give the same state and the same [digest](KvState::digest).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -34,7 +34,7 @@ pub struct StateRecord<'a> {
 
 /// A whole state with its values, ordered by key.
 ///
-/// Different commands of one key must have different versions: of two with the same version the
+/// Different commands of one key must have different versions. If two have the same version, the
 /// first one stays.
 ///
 /// ```

@@ -23,7 +23,7 @@ use crate::version::{Version, Word};
 
 const NOW: Duration = Duration::ZERO;
 
-/// Two keys, which exist since commit 1.
+/// Two keys that exist since commit 1.
 struct Store {
     mvcc: MvccState,
     entries: [IndexEntry; 2],
@@ -79,8 +79,8 @@ impl Store {
     }
 }
 
-/// Runs a writer and readers in every interleaving with up to two preemptions, or as many as
-/// `LOOM_MAX_PREEMPTIONS` says.
+/// Runs a writer and readers in every interleaving with up to two preemptions, or with the maximum
+/// in `LOOM_MAX_PREEMPTIONS`.
 fn explore(write: fn(&Store), readers: &'static [fn(&Store)]) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(2));
@@ -194,7 +194,7 @@ fn a_snapshot_is_never_older_than_what_was_read_before_it() {
         &[|store| {
             let seen = store.get(0);
             let (ticket, seq) = store.mvcc.snapshot(NOW);
-            assert!(seq >= seen, "a snapshot that is older than what was read before it");
+            assert!(seq >= seen, "a snapshot that is older than an earlier read");
             assert!(store.at(0, seq) >= seen);
             store.mvcc.registry.release(&ticket);
         }],

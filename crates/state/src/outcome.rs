@@ -1,7 +1,7 @@
 //! The apply rules: the winning command of a key.
 //!
-//! For one key the state is the command with the highest version; nothing else counts. All code in
-//! this crate that changes a key calls [`ApplyOutcome::decide`], so that the plain model and the
+//! The state of a key is the command with the highest version; nothing else counts. All code in
+//! this crate that changes a key calls [`ApplyOutcome::decide`], so the plain model and the
 //! concurrent state have one rule.
 
 use crate::mutants::planted;

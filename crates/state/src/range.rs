@@ -13,9 +13,9 @@ use crate::range_scan::{OneMemtable, RangeEnd, RangeScan, Visited};
 
 /// Live keys at a snapshot, in key order, from either end.
 ///
-/// It owns its snapshot, so it can be stored, sent to another thread and outlive the state's
-/// handles. It reads in batches and holds no guard in between, so that a slow reader does not delay
-/// the freeing of memory.
+/// It owns its snapshot: it can be stored, sent to another thread, and outlive the state's handles.
+/// It reads in batches and holds no guard in between, so a slow reader does not delay the freeing
+/// of memory.
 ///
 /// As an [`Iterator`] it allocates each key. [`next_pinned`](Self::next_pinned) borrows the key
 /// instead, and its locations stay valid under the caller's guard.
@@ -23,7 +23,7 @@ pub struct StateRange<L> {
     scan: RangeScan<L, OneMemtable>,
 }
 
-/// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise as
+/// All keys at a snapshot, tombstones included, in key order, from either end. Otherwise like
 /// [`StateRange`].
 pub struct EntryRange<L> {
     scan: RangeScan<L, OneMemtable>,
@@ -54,8 +54,8 @@ impl<L: Location> StateRange<L> {
         self.next_pinned_with(guard, |_| {})
     }
 
-    /// As [`next_pinned`](Self::next_pinned), and calls `ahead` with every location some items
-    /// before it is returned, so that the caller can prefetch its record.
+    /// Like [`next_pinned`](Self::next_pinned). Also calls `ahead` with each location some items
+    /// before returning it, so that the caller can prefetch the record.
     pub fn next_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
         let Ok(next) = self.scan.next(RangeEnd::Front, guard, ahead);
         next.map(live)
@@ -66,19 +66,19 @@ impl<L: Location> StateRange<L> {
         self.next_back_pinned_with(guard, |_| {})
     }
 
-    /// As [`next_back_pinned`](Self::next_back_pinned), with the `ahead` of
+    /// Like [`next_back_pinned`](Self::next_back_pinned), with the `ahead` of
     /// [`next_pinned_with`](Self::next_pinned_with).
     pub fn next_back_pinned_with(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Option<(&[u8], Versioned<L>)> {
         let Ok(next) = self.scan.next(RangeEnd::Back, guard, ahead);
         next.map(live)
     }
 
-    /// Calls `visit` with keys and locations from the front, until it breaks or `limit` entries
-    /// were examined, including tombstones and keys that the snapshot does not see. `ahead` is
-    /// called with locations that will be needed soon.
+    /// Calls `visit` with keys and locations from the front, until it breaks or has examined
+    /// `limit` entries, including tombstones and keys that the snapshot does not see. Calls `ahead`
+    /// with locations that will be needed soon.
     ///
-    /// The fastest iteration over many keys, without copies. The guard delays the freeing of all
-    /// memory, so take a new one after some hundred entries.
+    /// This is the fastest iteration over many keys, without copies. The guard delays the freeing
+    /// of all memory, so take a new one after some hundred entries.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -177,7 +177,7 @@ impl<L: Location> DoubleEndedIterator for StateRange<L> {
     }
 }
 
-/// An ended range stays ended: its two ends only move towards each other.
+/// A range that has ended stays ended: its two ends only move towards each other.
 impl<L: Location> FusedIterator for StateRange<L> {}
 
 impl<L: Location> FusedIterator for EntryRange<L> {}
@@ -199,8 +199,8 @@ impl<L: Location> EntryRange<L> {
         next
     }
 
-    /// Calls `visit` with the entries from the front, until it breaks or `limit` of them were
-    /// looked at: see [`StateRange::visit_pinned`].
+    /// Calls `visit` with the entries from the front, until it breaks or has examined `limit`
+    /// entries: see [`StateRange::visit_pinned`].
     pub fn visit_pinned(
         &mut self,
         limit: usize,

@@ -2,11 +2,11 @@
 //!
 //! The unread keys between two bounds are the *middle*. A batch is read from one end of the middle
 //! under a guard; its keys are copied, and returned without a guard. When the middle is empty, each
-//! end continues with the other end's batch, from its far side.
+//! end continues with the far side of the other end's batch.
 //!
-//! A location that was read in advance may be retired before it is returned. So a batch stores the
-//! count of retirements. When the count has changed, the scan returns the remaining items to the
-//! middle, and reads them again under the caller's guard.
+//! A location in a batch may be retired before it is returned. A batch therefore stores the count
+//! of retirements. When the count has changed, the scan returns the remaining items to the middle,
+//! and reads them again under the caller's guard.
 //!
 //! [`RangeScan::visit`] is the fast path for callers that read all items in order: one guard covers
 //! the whole visit, so it borrows the index's keys without a copy.
@@ -29,7 +29,8 @@ use crate::mutants::planted;
 use crate::sync::Ordering;
 use crate::version::Version;
 
-/// The size of the first batch: small, so that a short range is cheap. Each next one doubles.
+/// The size of the first batch: small, so that a short range is cheap. Each further batch is twice
+/// as large.
 const FIRST_BATCH_ITEMS: usize = 4;
 const MAX_BATCH_ITEMS: usize = 64;
 /// Maximum number of entries in a batch, visible or not, which bounds the lifetime of a guard.
@@ -62,14 +63,15 @@ pub(crate) enum RangeEnd {
 
 /// The keys of a range scan: one memtable, or all levels of a view.
 pub(crate) trait ScanSource {
-    /// Why it cannot go on.
+    /// The error that ends the scan.
     type Error;
 
-    /// The map of the snapshot's view that has every key of this source, if one has.
+    /// The map in the snapshot's view that has every key of this source, if there is one.
     fn map_in_place<'s>(&self, snapshot: &'s SnapshotRegistration) -> Option<&'s Map<IndexEntry>>;
 
-    /// Reads visible entries from one end of the middle into a batch, until it has `items` or
-    /// [`MAX_BATCH_SCANNED`] were read. Returns the last key that was read, or `None` at the end.
+    /// Reads visible entries from one end of the middle into a batch, until the batch has `items`
+    /// or [`MAX_BATCH_SCANNED`] entries have been read. Returns the last key read, or `None` at the
+    /// end.
     fn fill(
         &mut self,
         batch: &mut ScanBatch,
@@ -77,11 +79,11 @@ pub(crate) trait ScanSource {
         guard: &Guard,
     ) -> Result<Option<Vec<u8>>, Self::Error>;
 
-    /// The middle has changed otherwise than by a fill.
+    /// Called when the middle has changed by anything other than a fill.
     fn start_again(&mut self);
 }
 
-/// What a batch is to be read from.
+/// The part of a range from which a batch is read.
 pub(crate) struct ScanPart<'a> {
     pub(crate) snapshot: &'a Arc<SnapshotRegistration>,
     pub(crate) middle: &'a ScanMiddle,
@@ -93,7 +95,7 @@ pub(crate) struct ScanPart<'a> {
 
 /// One memtable.
 pub(crate) enum OneMemtable {
-    /// The active one of the snapshot's view.
+    /// The active memtable of the snapshot's view.
     Active,
     Other(Memtable),
 }
@@ -109,7 +111,7 @@ pub(crate) struct RangeScan<L, S> {
     front: ScanBatch,
     back: ScanBatch,
     batch_items: usize,
-    /// The count of retirements that both batches were taken at.
+    /// The count of retirements when both batches were read.
     retirements: u64,
 }
 
@@ -175,8 +177,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         self.snapshot.seq
     }
 
-    /// The next item from one end. `ahead` is called with each location some items before it is
-    /// returned.
+    /// The next item from one end. Calls `ahead` with each location some items before returning it.
     pub(crate) fn next(
         &mut self,
         end: RangeEnd,
@@ -255,7 +256,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
                 }
                 continue;
             }
-            // Items that were read ahead, from either end.
+            // Visits the items that either end has read ahead.
             left -= 1;
             let Some((key, record)) = self.next(RangeEnd::Front, guard, &ahead)? else { return Ok(Visited::All) };
             if visit(key, record).is_break() {
@@ -264,7 +265,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         }
     }
 
-    /// Visits the middle; `None` if it is used up.
+    /// Visits the middle; `None` when it is used up.
     fn visit_middle(
         &mut self,
         map: &Map<IndexEntry>,
@@ -277,13 +278,13 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         let ScanMiddle { from, to } = rest.middle.as_ref()?;
         let inner = &self.snapshot.inner;
         let (seq, live_only) = (self.snapshot.seq, self.live_only);
-        // An old snapshot may need an older location; then only the prefetch is wasted.
+        // An old snapshot may need an older location. Then only the prefetch is wasted.
         let prefetch = |entry: &IndexEntry| ahead(L::from_bits(entry.newest_location()));
         let mut end = None;
         let last = &mut rest.last;
         let flow = map.visit(borrow(from), borrow(to), guard, prefetch, |entry| {
             *left -= 1;
-            // Set before `visit`, which may panic: the middle then begins behind this key.
+            // Set before `visit`, which may panic. The middle then begins after this key.
             *last = Some(entry.key());
             let version = inner.mvcc.at(entry.value(), seq, guard);
             let version = version.filter(|version| !(live_only && version.word.is_tombstone()));
@@ -311,7 +312,8 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         }
     }
 
-    /// Returns the unread items to the middle if locations have been retired since they were read.
+    /// Returns the batches' items to the middle if locations have been retired since the batches
+    /// were read.
     fn check_retirements(&mut self) {
         let retirements = self.snapshot.inner.retirements.load(Ordering::SeqCst);
         if retirements == self.retirements || planted("retirement_ignored") {
@@ -321,7 +323,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         self.give_back();
     }
 
-    /// Returns the unread items to the middle.
+    /// Returns the batches' items to the middle.
     fn give_back(&mut self) {
         let lowest = self.front.first_key().or_else(|| self.middle.is_none().then(|| self.back.last_key()).flatten());
         let highest = self.back.first_key().or_else(|| self.middle.is_none().then(|| self.front.last_key()).flatten());
@@ -335,7 +337,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         self.source.start_again();
     }
 
-    /// Takes a batch from one end of the middle. After an error the scan has ended.
+    /// Reads a batch from one end of the middle. An error ends the scan.
     fn fill(&mut self, end: RangeEnd, guard: &Guard, ahead: &impl Fn(L)) -> Result<(), S::Error> {
         let Some(middle) = self.middle.take() else { return Ok(()) };
         let batch = match end {
@@ -356,7 +358,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
             RangeEnd::Front => ScanMiddle { from: Bound::Excluded(last), to },
             RangeEnd::Back => ScanMiddle { from, to: Bound::Excluded(last) },
         });
-        // Last, because it runs the caller's code.
+        // This comes last, because it runs the caller's code.
         self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
         Ok(())
     }
@@ -386,7 +388,7 @@ impl ScanSource for OneMemtable {
         })
     }
 
-    /// Each fill begins at the middle.
+    /// Nothing to do: each fill begins at the middle.
     fn start_again(&mut self) {}
 }
 
@@ -484,7 +486,7 @@ fn borrow(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
 }
 
-/// Makes a lower bound exclude `key`, in the memory that it has.
+/// Makes a lower bound exclude `key`, and reuses its memory.
 fn exclude(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
     let mut bytes = match std::mem::replace(bound, Bound::Unbounded) {
         Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,

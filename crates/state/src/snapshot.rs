@@ -15,9 +15,9 @@ use crate::range_scan::{OneMemtable, RangeScan};
 
 /// A consistent view of a [`ConcurrentKvState`](crate::ConcurrentKvState) as of one commit.
 ///
-/// Its cost does not depend on the number of keys, and it never waits. While it lives, the versions
-/// that it reads are kept: at most one old version per overwritten key. A clone is the same view
-/// and keeps nothing more.
+/// Taking it never waits, and its cost does not depend on the number of keys. While it lives, the
+/// state keeps the versions that it reads: at most one old version per overwritten key. A clone is
+/// the same view and keeps nothing more.
 ///
 /// ```
 /// use hightower_state::ConcurrentKvState;
@@ -43,7 +43,7 @@ impl<L: Location> StateSnapshot<L> {
         Self { registration: Arc::new(SnapshotRegistration::new(inner)), location: PhantomData }
     }
 
-    /// The seq that this snapshot reads at.
+    /// The seq at which this snapshot reads.
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.registration.seq
@@ -51,8 +51,8 @@ impl<L: Location> StateSnapshot<L> {
 
     /// The location and version of an existing key.
     ///
-    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow
-    /// the location under the guard.
+    /// If locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and use the
+    /// location under the guard.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Versioned<L>> {
         self.get_pinned(key, &pin())
@@ -65,9 +65,9 @@ impl<L: Location> StateSnapshot<L> {
         self.entry_pinned(key, guard)?.found()
     }
 
-    /// As [`get_pinned`](Self::get_pinned); calls `hinted` as
-    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted) does, with a
-    /// hint at the latest location.
+    /// Like [`get_pinned`](Self::get_pinned). Calls `hinted` as
+    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted) does, with the hint
+    /// of the latest location.
     #[must_use]
     #[inline]
     pub fn get_hinted(&self, key: &[u8], guard: &Guard, hinted: impl FnMut(u32)) -> Option<Versioned<L>> {
@@ -84,8 +84,8 @@ impl<L: Location> StateSnapshot<L> {
         Some(EntryRecord::new(&inner.mvcc.at(entry, self.seq(), guard)?))
     }
 
-    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's
-    /// position and what [`get_pinned`](Self::get_pinned) would say of it.
+    /// Looks up several keys, overlapping their cache misses. Calls `each` with the position of
+    /// each key and the result of [`get_pinned`](Self::get_pinned) for it.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],

@@ -1,4 +1,4 @@
-//! The live snapshots: a table of slots that snapshots claim and free without waiting.
+//! The registry of live snapshots: a table of slots that snapshots claim and free without waiting.
 //!
 //! # The protocol
 //!
@@ -15,8 +15,8 @@
 //! need the version replaced by commit n, or the writer sees the claim. Both sides take a fixed
 //! number of steps. (Store, fence, load on both sides: Dekker's pattern.)
 //!
-//! The slots are in blocks of doubling size, which are freed only with the registry. So claiming
-//! needs no lock, only one compare-and-swap on a free slot.
+//! The slots are in blocks of doubling size, which are freed only with the registry. Claiming a
+//! slot therefore needs one compare-and-swap and no lock.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence};
 
 /// A free slot.
 const FREE: u64 = 0;
-/// A slot of a snapshot that does not know its seq yet. (Known seqs are stored plus one.)
+/// A slot whose snapshot has not stored its seq yet. (A stored seq is the seq plus one.)
 const PENDING: u64 = u64::MAX;
 /// Slots of the first block.
 const FIRST_BLOCK_SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
@@ -35,15 +35,14 @@ const FIRST_BLOCK_SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
 #[derive(Debug)]
 pub(crate) struct SnapshotRegistry {
     first: SlotBlock,
-    /// Counts claims and releases, so that the writer reads the slots only when something has
-    /// changed.
+    /// Counts claims and releases, so that the writer reads the slots only after a change.
     changes: AtomicU64,
 }
 
 #[derive(Debug)]
 struct SlotBlock {
     slots: Box<[SnapshotSlot]>,
-    /// The number of claimed slots, including those being claimed.
+    /// The number of claimed slots, including slots that are being claimed.
     used: AtomicUsize,
     next: OnceLock<Box<SlotBlock>>,
 }
@@ -66,9 +65,9 @@ pub(crate) struct SnapshotTicket {
 pub(crate) struct LiveSnapshots {
     /// Ascending.
     seqs: Vec<u64>,
-    /// Whether a snapshot has claimed a slot and not yet stored its seq.
+    /// Whether a snapshot has claimed a slot but not yet stored its seq.
     has_pending: bool,
-    /// The count of changes at the read.
+    /// The registry's count of changes when the copy was read.
     changes: u64,
 }
 
@@ -77,8 +76,8 @@ impl SnapshotRegistry {
         Self { first: SlotBlock::new(FIRST_BLOCK_SLOTS), changes: AtomicU64::new(0) }
     }
 
-    /// Takes a snapshot of `visible`: from now on, versions for a reader at the returned seq are
-    /// kept.
+    /// Takes a snapshot of `visible`. From now on, the writer keeps the versions for a reader at
+    /// the returned seq.
     pub(crate) fn register(&self, visible: &AtomicU64, now: Duration) -> (SnapshotTicket, u64) {
         let (ticket, slot) = self.claim();
         slot.since_ms.store(whole_ms(now), Ordering::Relaxed);
@@ -116,7 +115,7 @@ impl SnapshotRegistry {
         std::iter::successors(Some(&self.first), |block| block.next.get().map(Box::as_ref))
     }
 
-    /// The oldest live snapshot's seq, and the clock's time at its creation.
+    /// The seq of the oldest live snapshot, and the clock's time at its creation.
     pub(crate) fn oldest(&self) -> Option<(u64, Duration)> {
         let slots = self.blocks().flat_map(|block| block.slots.iter());
         let known = slots.filter_map(|slot| match slot.seq_plus_one.load(Ordering::Acquire) {
@@ -188,8 +187,8 @@ impl SnapshotSlot {
 }
 
 impl LiveSnapshots {
-    /// Reads the registry again if it has changed; returns whether it has. Only the writer calls
-    /// this, after publishing.
+    /// Reads the registry again if it has changed, and returns whether it has. Only the writer
+    /// calls this, after publishing.
     pub(crate) fn refresh(&mut self, registry: &SnapshotRegistry) -> bool {
         if !planted("retain_without_fence") {
             fence(Ordering::SeqCst);
@@ -260,7 +259,7 @@ mod tests {
         let mut tickets: Vec<_> =
             (0..1000).map(|seq| registry.register(&AtomicU64::new(seq), NOW).0).enumerate().collect();
         assert!(live.refresh(&registry));
-        assert!(!live.refresh(&registry), "nothing has changed since");
+        assert!(!live.refresh(&registry), "nothing has changed since the last refresh");
         assert_eq!(live.seqs, (0..1000).collect::<Vec<_>>());
         tickets.sort_by_key(|(at, _)| at % 7);
         for (done, (_, ticket)) in tickets.iter().enumerate() {
@@ -285,7 +284,7 @@ mod tests {
         assert_eq!(registry.oldest(), Some((10, NOW)));
         assert!(registry.may_read_below(11) && !registry.may_read_below(10));
         let (ticket, _) = registry.claim();
-        assert!(registry.may_read_below(10), "it may turn out to be older");
+        assert!(registry.may_read_below(10), "its seq may turn out to be lower");
         registry.release(&ticket);
     }
 

@@ -1,4 +1,4 @@
-//! How a snapshot gets its view and its seq: the order of three loads.
+//! The order of three loads by which a snapshot gets its view and its seq.
 //!
 //! | snapshot | freeze, and any other change of the levels |
 //! | --- | --- |
@@ -6,9 +6,10 @@
 //! | 2. registers the visible seq, S | 2. later commits go to its active memtable |
 //! | 3. loads the view again, and begins anew if it has changed | |
 //!
-//! A commit up to S that went to a memtable of a later view was published after that view, and so
-//! step 3 would see the view: every commit up to S is in the view of step 1. The tables of that
-//! view have only commits that were published before it, and so before step 2: none is above S.
+//! Every commit up to S is in the view of step 1: if it had gone to the memtable of a later view,
+//! that view would have been published before the commit, and step 3 would see it. No table of the
+//! view has a commit above S: tables have only commits that were published before the view, and so
+//! before step 2.
 
 use crate::mutants::planted;
 

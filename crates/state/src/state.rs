@@ -27,8 +27,8 @@ use crate::writer::StateWriter;
 /// It has one writer at a time, and any number of readers, which take no lock and never wait. A
 /// clone is another handle to the same state.
 ///
-/// * [`writer`](Self::writer) takes the writer's lock; [`set`](Self::set) and
-///   [`delete`](Self::delete) are short for a commit of one command.
+/// * [`writer`](Self::writer) takes the writer's lock. [`set`](Self::set) and
+///   [`delete`](Self::delete) are short forms for a commit of one command.
 /// * [`get`](Self::get) reads the latest published version. [`snapshot`](Self::snapshot) takes O(1)
 ///   and reads as of one seq. Both see batches atomically.
 ///
@@ -126,8 +126,8 @@ impl<L: Location> ConcurrentKvState<L> {
 
     /// The latest location and version of an existing key.
     ///
-    /// Where locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and follow
-    /// the location under the guard.
+    /// If locations are reused or retired, read with [`get_pinned`](Self::get_pinned) and use the
+    /// location under the guard.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Versioned<L>> {
         self.get_pinned(key, &pin())
@@ -136,17 +136,17 @@ impl<L: Location> ConcurrentKvState<L> {
     /// The latest location and version of an existing key. The location stays good while the
     /// guard lives, as [`retire_locations`](Self::retire_locations) explains.
     ///
-    /// It costs one probe of the index, usually one cache miss, takes no lock and does not retry.
+    /// Costs one probe of the index, usually one cache miss. Takes no lock and does not retry.
     #[must_use]
     pub fn get_pinned(&self, key: &[u8], guard: &Guard) -> Option<Versioned<L>> {
         let entry = self.inner.map(guard).get(key, guard)?;
         found(self.inner.latest(entry, guard)?)
     }
 
-    /// As [`get_pinned`](Self::get_pinned); calls `hinted` with the location's
+    /// Like [`get_pinned`](Self::get_pinned). Calls `hinted` with the location's
     /// [hint](Location::hint) before it waits for the entry, so that the caller can prefetch the
-    /// record meanwhile. A hint may be outdated, partly written, or that of another key: no result
-    /// may depend on it.
+    /// record meanwhile. A hint may be outdated, partly written, or of another key: no result may
+    /// depend on it.
     ///
     /// ```
     /// use hightower_state::{ConcurrentKvState, Location, LocationBits, pin};
@@ -184,9 +184,9 @@ impl<L: Location> ConcurrentKvState<L> {
         found(self.inner.latest(entry, guard)?)
     }
 
-    /// Looks up several keys with their cache misses overlapped, and calls `each` with every key's
-    /// position and what [`get_pinned`](Self::get_pinned) would say of it. A commit may come
-    /// between the lookups of two keys; a snapshot sees all of them at one seq.
+    /// Looks up several keys, overlapping their cache misses. Calls `each` with the position of
+    /// each key and the result of [`get_pinned`](Self::get_pinned) for it. A commit may come
+    /// between the lookups of two keys; a snapshot reads all of them at one seq.
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
@@ -257,7 +257,7 @@ impl<L: Location> ConcurrentKvState<L> {
         self.inner.view(&pin()).active.counts.live_keys()
     }
 
-    /// Whether no key is there. Tombstones may be.
+    /// Whether no key exists. Tombstones may exist.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -275,31 +275,30 @@ impl<L: Location> ConcurrentKvState<L> {
         self.inner.max_version.get()
     }
 
-    /// The bytes of keys, entries and index. Old versions kept for snapshots come on top: see
-    /// [`stats`](Self::stats).
+    /// The bytes of keys, entries and index, without the old versions that are kept for snapshots:
+    /// see [`stats`](Self::stats).
     #[must_use]
     pub fn index_bytes(&self) -> usize {
         self.inner.map(&pin()).memory_bytes()
     }
 
-    /// How much is there, and what snapshots hold. Takes the writer's lock for a moment.
+    /// Counts of keys, bytes and snapshots. Takes the writer's lock briefly.
     #[must_use]
     pub fn stats(&self) -> StateStats {
         self.writer().stats()
     }
 
-    /// Drops all old versions that no snapshot needs any more, a few at a time, letting other
-    /// writers in between. Commits do the same as they go; this is for a state that isn't written
-    /// to.
+    /// Drops all old versions that no snapshot needs any more, a few at a time, so that other
+    /// writers get the lock in between. Commits do the same; call this for a state without commits.
     pub fn reclaim(&self) {
         const SLICE: usize = 256;
         while self.writer().reclaim(SLICE) {}
     }
 
-    /// Calls `each` with the key and the location of every version that only snapshots hold, as
-    /// [`StateWriter::for_each_retained`] does, but holds the writer's lock only while the lists of
-    /// such versions are copied: some milliseconds for a million. It may skip versions that are
-    /// dropped meanwhile, and no others as long as no record is [relocated](StateWriter::relocate).
+    /// Calls `each` with the key and the location of every version that is kept only for snapshots.
+    /// Unlike [`StateWriter::for_each_retained`], it holds the writer's lock only to copy the lists
+    /// of these versions: some milliseconds for a million. It may skip versions that are dropped
+    /// meanwhile. If no record is [relocated](StateWriter::relocate) meanwhile, it skips no others.
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
         let chunks = self.writer().state().gc_queue.copy();
         for chunk in chunks {
@@ -315,12 +314,11 @@ impl<L: Location> ConcurrentKvState<L> {
         }
     }
 
-    /// Announces that the old places of [relocated](StateWriter::relocate) records will be freed.
+    /// Call this before you free the old places of [relocated](StateWriter::relocate) records.
     ///
-    /// Call it after the last relocation and before the place that the old locations point to is
-    /// given up; then give it up once no guard that exists now is alive. A caller that gets a
-    /// location from a pinned read after this call gets the new one, and iterators look up again
-    /// what they had looked up ahead.
+    /// Call it after the last relocation, and free the old places once no guard that exists at the
+    /// call is alive. A pinned read after the call returns the new location, and iterators repeat
+    /// the lookups that they have made ahead.
     pub fn retire_locations(&self) {
         self.inner.retirements.fetch_add(1, Ordering::SeqCst);
     }

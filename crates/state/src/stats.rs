@@ -1,4 +1,4 @@
-//! How much a state holds, and what snapshots make it keep.
+//! Counts of a state's keys, bytes and snapshots.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateStats {
-    /// Keys that are there.
+    /// Number of existing keys.
     pub live_keys: usize,
-    /// Keys whose newest command is a delete.
+    /// Number of keys whose newest command is a delete.
     pub tombstones: usize,
     /// The bytes of keys, entries and index.
     pub index_bytes: usize,
-    /// Old versions that are kept for snapshots, or that wait to be dropped.
+    /// Number of old versions that are kept for snapshots or wait to be dropped.
     pub retained_versions: usize,
-    /// The bytes that old versions and the lists of them take.
+    /// The bytes of old versions and of the lists of them.
     pub retained_bytes: usize,
-    /// Snapshots that are alive. A reader that meets a commit in flight counts for the moment that
-    /// it takes.
+    /// Number of live snapshots, including short ones that reads take when they meet a commit in
+    /// flight.
     pub snapshots: usize,
-    /// The oldest of them.
+    /// The oldest live snapshot.
     pub oldest_snapshot: Option<SnapshotAge>,
     /// The seq of the newest published commit.
     pub visible_seq: u64,
@@ -27,10 +27,10 @@ pub struct StateStats {
     pub max_version: u64,
 }
 
-/// How old a snapshot is.
+/// The age of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotAge {
-    /// The seq that it reads at.
+    /// The seq at which it reads.
     pub seq: u64,
     /// The time since it was taken, by the state's clock, to the millisecond.
     pub age: Duration,

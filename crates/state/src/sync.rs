@@ -9,7 +9,7 @@ pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering,
 #[cfg(not(loom))]
 pub(crate) use hightower_index::Guard;
 
-/// Nothing: in the models memory is reclaimed by counting.
+/// A guard without effect: the models reclaim memory by reference counts.
 #[cfg(loom)]
 #[derive(Debug)]
 pub(crate) struct NoGuard;

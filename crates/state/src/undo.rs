@@ -1,23 +1,24 @@
 //! The undo slots: the versions that the commit in flight has replaced.
 //!
 //! An overwrite without a snapshot should not allocate. But until its commit is published, every
-//! reader must still find the old version. So the writer puts it into one of these slots first.
-//! Once the commit is published it looks at the live snapshots, keeps the old version in the entry
-//! if one of them needs it, and then clears the slot: outside a commit all slots are empty. An
-//! entry may use the slots of one set only, so that a reader looks at a few; when these are taken,
-//! as in very long batches, the old version goes in front of the entry's older versions at once.
+//! reader must still find the old version, so the writer first stores the old version in one of
+//! these slots. After publishing, the writer reads the live snapshots, keeps the old version in the
+//! entry if one of them needs it, and clears the slot. Between commits all slots are empty. An
+//! entry may use only the slots of one set, so that a reader examines few slots. If these are full,
+//! as in very long batches, the old version goes at once to the head of the entry's older versions.
 //!
-//! A reader that finds an entry changed by commit c asks the slots of its set for (entry, c). It
-//! reads a slot's label, the fields, and the label again. If the label has changed, commit c is
-//! complete, and what the reader needs is in the entry's older versions; it never tries twice.
+//! A reader that finds an entry changed by commit c searches the slots of the entry's set for the
+//! label (entry, c). It reads a slot's label, the fields, and the label again. If the label has
+//! changed, commit c is complete, and the version that the reader needs is in the entry's older
+//! versions. A reader never retries.
 
 use crate::mutants::planted;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::version::{Version, Word};
 
-/// Sets of slots: a power of two.
+/// Number of sets of slots: a power of two.
 const SETS: usize = if cfg!(loom) { 1 } else { 64 };
-/// Slots of a set.
+/// Number of slots in a set.
 const WAYS: usize = if cfg!(loom) { 1 } else { 8 };
 
 /// All slots.
@@ -26,7 +27,7 @@ pub(crate) struct UndoSlots {
     slots: Box<[UndoSlot]>,
 }
 
-/// Which slot holds a version.
+/// The number of a slot that holds a version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotNumber(usize);
 
@@ -35,8 +36,8 @@ impl UndoSlots {
         Self { slots: (0..SETS * WAYS).map(|_| UndoSlot::new()).collect() }
     }
 
-    /// Puts in what commit `commit` is about to replace in `entry`, if a slot is free for it. The
-    /// writer alone calls this.
+    /// Stores the version `old` of `entry`, which commit `commit` is about to replace, if a slot is
+    /// free. Only the writer calls this.
     pub(crate) fn set(&self, commit: u64, entry: usize, old: &Version) -> Option<SlotNumber> {
         let mut set = set_of(entry);
         let free = set.find(|at| self.slots[*at].commit.load(Ordering::Relaxed) == EMPTY)?;
@@ -49,7 +50,7 @@ impl UndoSlots {
         self.slots[slot.0].commit.store(EMPTY, Ordering::Release);
     }
 
-    /// What commit `commit` replaced in `entry`, if a slot says so.
+    /// The version that commit `commit` replaced in `entry`, if a slot holds it.
     pub(crate) fn find(&self, commit: u64, entry: usize) -> Option<Version> {
         set_of(entry).find_map(|at| self.slots[at].find(commit, entry))
     }
@@ -64,10 +65,10 @@ fn set_of(entry: usize) -> std::ops::Range<usize> {
     first..first + WAYS
 }
 
-/// The label of an empty slot; commits have seqs above zero.
+/// The label of an empty slot: the seqs of commits are above 0.
 const EMPTY: u64 = 0;
 
-/// One version, labelled with the commit that replaced it and the entry it was in.
+/// One version, labelled with the commit that replaced it and with its entry.
 #[derive(Debug)]
 struct UndoSlot {
     /// The seq of the commit in flight, written last and cleared first.
@@ -92,8 +93,8 @@ impl UndoSlot {
         }
     }
 
-    /// Puts in what commit `commit` is about to replace in `entry`. The writer alone calls this,
-    /// with the slot empty.
+    /// Stores the version `old` of `entry`, which commit `commit` is about to replace. Only the
+    /// writer calls this, and only for an empty slot.
     fn set(&self, commit: u64, entry: usize, old: &Version) {
         self.entry.store(entry, Ordering::Release);
         self.word.store(old.word.raw(), Ordering::Release);
@@ -103,10 +104,10 @@ impl UndoSlot {
         self.commit.store(commit, Ordering::Release);
     }
 
-    /// What commit `commit` replaced in `entry`, if the slot says so.
+    /// The version that commit `commit` replaced in `entry`, if the slot holds it.
     ///
-    /// Every field is stored with release and loaded with acquire: a reader that sees a field of a
-    /// later commit also sees that the label was cleared before it.
+    /// Every field is stored with release and loaded with acquire. A reader that sees a field of a
+    /// later commit therefore also sees that the label was cleared before.
     fn find(&self, commit: u64, entry: usize) -> Option<Version> {
         if self.commit.load(Ordering::Acquire) != commit || self.entry.load(Ordering::Acquire) != entry {
             return None;

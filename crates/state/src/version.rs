@@ -57,13 +57,13 @@ impl Word {
     }
 }
 
-/// The result of one command in its key.
+/// One version of a key: the result of one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) word: Word,
     /// The seq of its commit.
     pub(crate) seq: u64,
     pub(crate) version: u64,
-    /// The length of its record, for the accounting of live and dead bytes.
+    /// The length of its record, to account for live and dead bytes.
     pub(crate) len_bytes: u32,
 }

@@ -1,9 +1,9 @@
-//! The older versions of one entry, newest first, while a snapshot needs them.
+//! The older versions of one entry that snapshots need, newest first.
 //!
-//! A list of nodes, which are immutable except for their locations. Readers traverse it under a
-//! guard. The writer adds a version at the head, or drops versions that no snapshot needs, by
-//! building a new list and publishing it with one store. Both lists share their tail, so that a
-//! reader of the old list misses nothing.
+//! They form a list of nodes, which are immutable except for their locations. Readers traverse it
+//! under a guard. The writer adds a version at the head. To drop versions that no snapshot needs,
+//! it builds a new list and publishes it with one store. Both lists share their tail, so a reader
+//! of the old list misses nothing.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use crate::version::{Version, Word};
 pub(crate) struct OldVersion {
     word: AtomicU64,
     seq: u64,
-    /// The commit that replaced it: it was the newest from `seq` until before `until`.
+    /// The seq of the commit that replaced it: it was the newest version from `seq` on, before
+    /// `until`.
     until: u64,
     version: u64,
     len_bytes: u32,
@@ -160,11 +161,12 @@ mod listed {
     use super::OldVersion;
     use crate::sync::{AtomicUsize, Guard, Ordering};
 
-    /// The head of a list for the model, never reclaimed: an index into a table of all heads, with
-    /// the memory orderings of the real cell, so that readers of the model can lag as real ones.
+    /// The head of a list in the models: an index into a table of all heads, never reclaimed. It
+    /// has the memory orderings of the real cell, so that the models' readers can lag like real
+    /// ones.
     #[derive(Debug)]
     pub(super) struct Cell {
-        /// 0 for none, otherwise the index in the table plus one.
+        /// 0 for an empty list, otherwise the index in the table plus one.
         place: AtomicUsize,
         heads: Mutex<Vec<Arc<OldVersion>>>,
     }

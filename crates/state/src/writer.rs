@@ -21,7 +21,7 @@ use crate::stats::{SnapshotAge, StateStats};
 use crate::sync::Ordering;
 use crate::version_chain;
 
-/// The highest seq: higher ones are marks of the registry.
+/// The highest seq. Higher numbers are marks of the registry.
 const MAX_SEQ: u64 = u64::MAX - 2;
 
 /// The exclusive right to change a state, until it is dropped. It does not affect readers.
@@ -90,8 +90,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Ok(Commit::new(&mut self.state, self.inner, seq, guard))
     }
 
-    /// Applies a change during recovery, in any order, repeated or not. It is visible at once, also
-    /// to snapshots, and has no seq: use it only before the state has readers.
+    /// Applies a change during recovery, in any order, even repeatedly. The change has no seq and
+    /// is visible at once, even to snapshots: use it only before the state has readers.
     pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
         let new = change.version_at(0);
         let old = self.state.index.update(change.key, |entry| {
@@ -116,8 +116,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Applied { outcome, replaced: old.as_ref().map(Replaced::new) }
     }
 
-    /// Continues after recovery: the next commit's seq must be above `seq`, and snapshots are taken
-    /// at `seq` until then.
+    /// Ends a recovery: the next commit's seq must be above `seq`, and snapshots read at `seq`
+    /// until that commit.
     ///
     /// # Errors
     ///
@@ -151,9 +151,9 @@ impl<'a, L: Location> StateWriter<'a, L> {
         self.inner
     }
 
-    /// Removes a tombstone, if it is still the key's newest command, has this version, and no
-    /// snapshot needs the previous version. Returns whether it did. Afterwards, older commands of
-    /// the key would win again.
+    /// Removes a tombstone if it is still the key's newest command, has this version, and no
+    /// snapshot needs the previous version. Returns whether it has removed it. Afterwards, an older
+    /// command of the key would win.
     pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {
         let Some(entry) = self.state.index.get(key) else { return false };
         let newest = entry.newest();
@@ -163,13 +163,13 @@ impl<'a, L: Location> StateWriter<'a, L> {
         let registry = &self.inner.mvcc.registry;
         self.state.live.refresh(registry);
         let live = &self.state.live;
-        // The caller frees the tombstone's record if the answer is yes. A registering snapshot is
-        // nearly always a new one, so it is waited for.
+        // If this returns true, the caller frees the tombstone's record. A registering snapshot
+        // nearly always gets a new seq, so it is worth waiting for it.
         let is_needed = if live.has_pending() { registry.reads_below(newest.seq) } else { !live.all_reach(newest.seq) };
         if is_needed && !planted("tombstone_removed_early") {
             return false;
         }
-        // Before the removal, for a walk that finds nothing.
+        // Raised before the removal, for a walk that no longer finds the tombstone.
         self.inner.forgotten_seq.fetch_max(newest.seq, Ordering::SeqCst);
         let guard = pin();
         let mut dropped = 0;
@@ -187,8 +187,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
     /// Calls `each` with the key and the location of every version kept for snapshots. It costs one
     /// lookup per version.
     ///
-    /// A place that is neither among these locations nor that of a key's newest version cannot be
-    /// read.
+    /// Readers can reach only these locations and those of the newest versions.
     pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
         let guard = pin();
         self.state.gc_queue.for_each(|seq, key| {

@@ -1,4 +1,4 @@
-//! Counts, derived from the levels: nothing is booked when a key changes.
+//! Counts. They are computed from the levels; a change of a key updates no counts per segment.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ use crate::range_scan::Visited;
 /// Bounds of the number of existing keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyCountBounds {
-    /// There are at least so many.
+    /// The lower bound.
     pub at_least: u64,
-    /// And at most so many.
+    /// The upper bound.
     pub at_most: u64,
 }
 
@@ -30,22 +30,22 @@ pub struct KeyCountBounds {
 pub struct LevelStats {
     /// The number of existing keys.
     pub keys: KeyCountBounds,
-    /// The frozen memtables that wait to become tables.
+    /// Number of frozen memtables, which wait to become tables.
     pub frozen: usize,
-    /// The tables.
+    /// Number of tables.
     pub tables: usize,
     /// The bytes of the active memtable.
     pub active_bytes: usize,
     /// The bytes of the frozen memtables.
     pub frozen_bytes: usize,
-    /// The bytes of memtables that became tables and are still held: by snapshots and readers, or
-    /// until [`LeveledKvState::reclaim`] is called.
+    /// The bytes of memtables that have become tables and still take memory: while snapshots and
+    /// readers hold them, and until [`LeveledKvState::reclaim`] is called.
     pub held_bytes: usize,
 }
 
 impl<L: Location> LeveledKvState<L> {
-    /// The number of existing keys. O(1) while one level has all of them, otherwise a counting
-    /// pass over a snapshot: [`LeveledSnapshot::count`].
+    /// The number of existing keys. O(1) while all keys are in one level; otherwise it counts the
+    /// keys of a snapshot: [`LeveledSnapshot::count`].
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl<L: Location> LeveledKvState<L> {
         self.snapshot().count()
     }
 
-    /// Whether no key exists. As [`len`](Self::len), but looks for the first key only.
+    /// Whether no key exists. Looks for the first key only.
     ///
     /// # Errors
     ///
@@ -72,12 +72,12 @@ impl<L: Location> LeveledKvState<L> {
         Ok(self.snapshot().prefix(b"").next_pinned(&pin(), |_| {})?.is_none())
     }
 
-    /// For each segment, the entries that point into it, their bytes and their tombstones: the sum
-    /// over all levels, as of now. What a segment has beyond that is dead. An entry that a higher
-    /// level hides counts until the levels are merged.
+    /// For each segment, the number of entries that point into it, their bytes and their
+    /// tombstones: the current sum over all levels. The segment's other records are dead. An entry
+    /// that a higher level hides counts until the levels are merged.
     ///
-    /// Costs a pass over the memtables, some tens of milliseconds for each million of entries;
-    /// tables know their sums.
+    /// Costs a pass over the memtables, some tens of milliseconds per million entries; tables store
+    /// their sums.
     ///
     /// ```
     /// use hightower_state::{Change, CommandKind, LeveledKvState, pin};
@@ -109,7 +109,7 @@ impl<L: Location> LeveledKvState<L> {
         sums.into_values().collect()
     }
 
-    /// How much is in the levels. Takes the writer's lock for a moment.
+    /// The sizes of the levels. Takes the writer's lock briefly.
     #[must_use]
     pub fn level_stats(&self) -> LevelStats {
         let mut writer = self.writer();
@@ -161,13 +161,13 @@ fn add(sums: &mut BTreeMap<u32, SegmentCounts>, counts: SegmentCounts) {
     sum.tombstones += counts.tombstones;
 }
 
-/// The counts of a table's entries that exist.
+/// A table's counts for the segments that exist.
 fn existing<'a>(lower: &'a LowerLevels, table: &'a TableLevel) -> impl Iterator<Item = &'a SegmentCounts> {
     table.reader.segments().iter().filter(|counts| lower.segments.contains(counts.segment))
 }
 
-/// The bounds of the number of existing keys: at most all live ones of all levels; at least those
-/// of one level that the tombstones above it leave.
+/// The bounds of the number of existing keys. At most: the live keys of all levels together. At
+/// least: the maximum, over all levels, of a level's live keys minus the tombstones above it.
 fn key_bounds(view: &View) -> KeyCountBounds {
     let memtables = view.memtables().map(|memtable| {
         let counts = &memtable.counts;

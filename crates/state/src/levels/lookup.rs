@@ -13,7 +13,7 @@ use crate::location::Location;
 use crate::mutants::planted;
 use crate::version::Word;
 
-/// What the memtables know of a key, and what is left to search.
+/// The result of a lookup in the memtables, and the search that is left.
 ///
 /// ```
 /// use hightower_state::{Change, CommandKind, LeveledKvState, Lookup, TableError, pin};
@@ -23,7 +23,7 @@ use crate::version::Word;
 /// let found = match state.get(b"a", &guard) {
 ///     Lookup::Found(found) => Some(found.location),
 ///     Lookup::Absent => None,
-///     // Reads the record at a place: `None` if it holds another key.
+///     // Reads the record at a place: `None` if it is another key's.
 ///     Lookup::Below(search) => search.find(|place| Ok::<_, TableError>(Some(place)))?,
 /// };
 /// assert_eq!(found, None);
@@ -33,9 +33,9 @@ use crate::version::Word;
 pub enum Lookup<'a, L> {
     /// The key is in a memtable.
     Found(Versioned<L>),
-    /// The key is deleted in a memtable, or in none while there are no tables.
+    /// The key is deleted in a memtable, or is in no memtable and there are no tables.
     Absent,
-    /// No memtable knows the key; tables may.
+    /// No memtable has the key; a table may have it.
     Below(TableSearch<'a>),
 }
 
@@ -44,19 +44,19 @@ pub enum Lookup<'a, L> {
 /// Example: [`Lookup`].
 pub struct TableSearch<'a> {
     lower: &'a LowerLevels,
-    /// Those of the same view.
+    /// The segments of the same view.
     segments: &'a SegmentSet,
     key: &'a [u8],
 }
 
-/// The hash of a key, made again only for a table with another seed.
+/// The hash of a key, recomputed only for a table with another seed.
 #[derive(Default)]
 struct HashOnce {
     seed_and_hash: Option<(u64, u64)>,
 }
 
-/// What a look-up before the writer's lock has found in the levels below the active memtable:
-/// [`LeveledKvState::look_below`](crate::LeveledKvState::look_below).
+/// The result of [`LeveledKvState::look_below`](crate::LeveledKvState::look_below): the version of
+/// a key in the levels below the active memtable, looked up before the writer's lock is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookedBelow {
     /// The number of the view.
@@ -65,7 +65,7 @@ pub struct LookedBelow {
 }
 
 impl<'a, L: Location> Lookup<'a, L> {
-    /// What the memtables say, and the search that is left.
+    /// The result of the memtables, and the search that is left.
     #[inline]
     pub(crate) fn new(in_memory: Option<(Word, u64)>, below: impl FnOnce() -> Option<TableSearch<'a>>) -> Self {
         match in_memory {
@@ -93,24 +93,24 @@ impl<'a> TableSearch<'a> {
         Some(Self { lower, segments: &lower.segments, key })
     }
 
-    /// The same search, with the segments of another view.
+    /// The same search with the segments of another view.
     pub(crate) fn with_segments_of(self, other: &'a View) -> Self {
         let segments = other.lower.as_deref().map_or(self.segments, |lower| &lower.segments);
         Self { segments, ..self }
     }
 
     /// Calls `read` with each place where the key's newest record may be, topmost table first,
-    /// until it returns something.
+    /// until it returns a result.
     ///
-    /// `read` reads and verifies the record. It returns `None` only if the record verifies and is
-    /// another key's; if it does not verify, `read` returns an error, which ends the search: what
-    /// lies below must not answer for it. A tombstone ends the search too.
+    /// `read` reads and verifies the record. It returns `Ok(None)` only if the record verifies and
+    /// is another key's. If the record does not verify, it returns an error, which ends the search:
+    /// a lower entry must not answer for a damaged one. A tombstone also ends the search.
     ///
-    /// Costs one hash and one cache line for each table, which are loaded together.
+    /// Costs one hash, and one cache line per table; the lines of all tables are loaded together.
     ///
     /// # Errors
     ///
-    /// Those of `read`, and of a damaged table.
+    /// Errors of `read`, and the error of a damaged table.
     pub fn find<L: Location, R, E: From<TableError>>(
         &self,
         mut read: impl FnMut(L) -> Result<Option<R>, E>,
@@ -143,8 +143,8 @@ impl<'a> TableSearch<'a> {
         Ok(None)
     }
 
-    /// The entry of the key, found through the order of the tables, without a record: some blocks
-    /// for each table.
+    /// The entry of the key, found in the sorted blocks of the tables without reading a record.
+    /// Costs some blocks per table.
     pub(crate) fn entry(&self) -> Result<Option<TableEntry>, TableError> {
         for table in &self.lower.tables {
             if let Some(entry) = table.reader.get(self.key)?

@@ -1,4 +1,4 @@
-//! Scans of several levels: one merge for each end of a range.
+//! Scans of several levels, with one merge for each end of a range.
 
 use std::convert::Infallible;
 use std::ops::Bound;
@@ -25,7 +25,7 @@ pub(crate) struct AllLevels<L> {
     back: Option<Merge<L>>,
 }
 
-/// Of each key the topmost entry that exists.
+/// Yields the topmost existing entry of each key.
 type Merge<L> = LevelMerge<LevelSource<L>, fn(u32) -> bool>;
 
 enum LevelSource<L> {
@@ -33,10 +33,10 @@ enum LevelSource<L> {
     Table(Box<TableSource>),
 }
 
-/// The entries of a memtable in key order, tombstones included: a level of a merge, and what a
-/// table of a [`FrozenMemtable`](crate::FrozenMemtable) is written from.
+/// The entries of a memtable in key order, tombstones included. It is a level of a merge, and the
+/// source from which a [`FrozenMemtable`](crate::FrozenMemtable) is written to a table.
 ///
-/// It reads some dozens of entries at a time and holds no guard in between.
+/// It reads some dozens of entries at a time, and holds no guard in between.
 ///
 /// Example: [`FrozenMemtable`](crate::FrozenMemtable).
 pub struct MemtableSource<L> {
@@ -125,7 +125,7 @@ fn merge_of<L: Location>(part: &ScanPart<'_>) -> Merge<L> {
     LevelMerge::new(memtables.chain(tables).collect(), direction, |_| true)
 }
 
-/// Whether a key lies beyond the far end of the middle, which the scan's other end moves.
+/// Whether a key lies beyond the far end of the middle. The scan's other end moves that end.
 fn is_beyond(part: &ScanPart<'_>, key: &[u8]) -> bool {
     match (part.end, &part.middle.to, &part.middle.from) {
         (RangeEnd::Front, Bound::Included(to), _) => key > to.as_slice(),

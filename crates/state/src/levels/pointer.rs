@@ -1,4 +1,5 @@
-//! Locations as the pointers of tables: the segment above the lowest 32 bits, the offset in them.
+//! Conversion between locations and the pointers of tables. The lowest 32 bits of a location are
+//! the offset, the bits above are the segment.
 
 use hightower_table::{EntryKind, RecordPointer, TableEntry};
 
@@ -6,7 +7,7 @@ use crate::change::EntryRecord;
 use crate::location::{Location, LocationBits};
 use crate::outcome::CommandKind;
 
-/// The location of a pointer; `None` if its segment is none of a location, 2^30 or more.
+/// The location of a pointer; `None` if its segment is 2^30 or more, which no location can hold.
 pub(crate) fn location_of<L: Location>(pointer: RecordPointer) -> Option<L> {
     LocationBits::new(u64::from(pointer.segment) << 32 | u64::from(pointer.offset)).map(L::from_bits)
 }
@@ -18,7 +19,7 @@ pub(crate) fn pointer_of<L: Location>(location: L) -> RecordPointer {
     RecordPointer { segment: (bits >> 32) as u32, offset: bits as u32 }
 }
 
-/// The entry of a record, for a table.
+/// The table entry of a record.
 pub(crate) fn entry_of<L: Location>(record: &EntryRecord<L>) -> TableEntry {
     let kind = match record.kind {
         CommandKind::Set => EntryKind::Set,
@@ -27,7 +28,7 @@ pub(crate) fn entry_of<L: Location>(record: &EntryRecord<L>) -> TableEntry {
     TableEntry { version: record.version, kind, pointer: pointer_of(record.location), len_bytes: record.len_bytes }
 }
 
-/// The record of a table's entry; `None` if its pointer is none of a location.
+/// The record of a table entry; `None` if its pointer is not a location.
 pub(crate) fn record_of<L: Location>(entry: &TableEntry) -> Option<EntryRecord<L>> {
     let kind = if entry.is_tombstone() { CommandKind::Delete } else { CommandKind::Set };
     let location = location_of(entry.pointer)?;

@@ -12,9 +12,9 @@ use crate::levels::merged_scan::AllLevels;
 use crate::location::Location;
 use crate::range_scan::{EntryInPlace, RangeEnd, RangeScan, Visited};
 
-/// Keys at a snapshot, in key order, from either end, over all levels: as
-/// [`StateRange`](crate::StateRange), and as fast while the active memtable is alone. After an
-/// error it has ended.
+/// Keys at a snapshot, in key order, from either end, over all levels. Works like
+/// [`StateRange`](crate::StateRange), and is as fast while the active memtable is the only level.
+/// An error ends it.
 ///
 /// ```
 /// use hightower_state::{Change, CommandKind, LeveledKvState, pin};
@@ -40,8 +40,8 @@ impl<L: Location> LeveledRange<L> {
         Self { scan }
     }
 
-    /// The next key from the front. Calls `ahead` with every location some items before it is
-    /// returned. The location stays good while the guard lives.
+    /// The next key from the front. Calls `ahead` with each location some items before returning
+    /// it. The location stays good while the guard lives.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl<L: Location> LeveledRange<L> {
         self.scan.next(RangeEnd::Front, guard, ahead)
     }
 
-    /// As [`next_pinned`](Self::next_pinned), from the back.
+    /// Like [`next_pinned`](Self::next_pinned), from the back.
     ///
     /// # Errors
     ///

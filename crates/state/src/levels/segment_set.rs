@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-/// The segments that exist for the entries of tables. An entry of a table into any other segment
-/// does not exist: it hides no entry below it.
+/// The segments that exist for the entries of tables. A table entry that points into any other
+/// segment does not count: it hides no entry below it.
 ///
-/// Entries of memtables always exist. A clone shares the numbers.
+/// Entries of memtables always count. A clone shares the numbers.
 ///
 /// ```
 /// use hightower_state::SegmentSet;
@@ -21,7 +21,7 @@ pub struct SegmentSet {
 }
 
 impl SegmentSet {
-    /// The set of these segments. Costs a sort and 4 bytes for each.
+    /// The set of these segments. Costs a sort, and 4 bytes per segment.
     ///
     /// Example: [`SegmentSet`].
     #[must_use]
@@ -32,7 +32,7 @@ impl SegmentSet {
         Self { numbers: numbers.into() }
     }
 
-    /// Whether it has this segment. Costs a bisection.
+    /// Whether it has this segment. Costs a binary search.
     ///
     /// Example: [`SegmentSet`].
     #[must_use]
@@ -47,8 +47,8 @@ impl SegmentSet {
         &self.numbers
     }
 
-    /// A watch on this set: [`SegmentSetWatch::is_alive`] says whether a view, and so perhaps a
-    /// reader, still has it. Its segments must stay readable until then.
+    /// A watch on this set: [`SegmentSetWatch::is_alive`] says whether a view, and so possibly a
+    /// reader, still has the set. Its segments must stay readable that long.
     ///
     /// ```
     /// use hightower_state::SegmentSet;

@@ -19,11 +19,11 @@ use crate::mutants::planted;
 use crate::range_scan::RangeScan;
 use crate::version::Version;
 
-/// A consistent view of a [`LeveledKvState`](crate::LeveledKvState) as of one commit: as
+/// A consistent view of a [`LeveledKvState`](crate::LeveledKvState) as of one commit: like
 /// [`StateSnapshot`](crate::StateSnapshot), over all levels.
 ///
-/// It holds its levels whole: memtables that were flushed since, tables that were merged since, and
-/// the set of segments that they point into, which must stay readable.
+/// It holds all levels of its moment, including memtables and tables that have since been flushed
+/// or merged. It also holds the set of segments that they point into; these must stay readable.
 ///
 /// ```
 /// use hightower_state::{Change, CommandKind, LeveledKvState, Lookup, pin};
@@ -40,7 +40,7 @@ use crate::version::Version;
 /// let before = state.snapshot();
 /// state.writer().freeze(state.spare_memtable(), &guard);
 /// set(2, 20)?;
-/// let Lookup::Found(found) = before.get(b"a", &guard) else { panic!("it is in a memtable") };
+/// let Lookup::Found(found) = before.get(b"a", &guard) else { panic!("the key is in a memtable") };
 /// assert_eq!((before.seq(), found.location), (1, 10));
 /// # Ok::<(), hightower_state::StateError>(())
 /// ```
@@ -54,7 +54,7 @@ impl<L: Location> LeveledSnapshot<L> {
         Self { registration: Arc::new(SnapshotRegistration::new(inner)), location: PhantomData }
     }
 
-    /// The seq that it reads at.
+    /// The seq at which it reads.
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.registration.seq
@@ -66,9 +66,9 @@ impl<L: Location> LeveledSnapshot<L> {
         self.get_hinted(key, guard, |_| {})
     }
 
-    /// As [`get`](Self::get), with the `hinted` of
-    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted), with a hint at the
-    /// latest location.
+    /// Like [`get`](Self::get). Calls `hinted` as
+    /// [`ConcurrentKvState::get_hinted`](crate::ConcurrentKvState::get_hinted) does, with the hint
+    /// of the latest location.
     #[inline]
     pub fn get_hinted<'a>(&'a self, key: &'a [u8], guard: &'a Guard, hinted: impl FnMut(u32)) -> Lookup<'a, L> {
         let SnapshotRegistration { inner, view, seq, .. } = &*self.registration;
@@ -78,7 +78,7 @@ impl<L: Location> LeveledSnapshot<L> {
         Lookup::new(version.map(|version| (version.word, version.version)), || self.search(key, guard))
     }
 
-    /// Looks up several keys, with their cache misses in the active memtable overlapped.
+    /// Looks up several keys, overlapping their cache misses in the active memtable.
     pub fn get_many<'a, K: AsRef<[u8]>>(
         &'a self,
         keys: &'a [K],
@@ -94,7 +94,7 @@ impl<L: Location> LeveledSnapshot<L> {
         });
     }
 
-    /// The entry of a key, tombstones included, found without a record: as
+    /// The entry of a key, tombstones included, found without reading a record: like
     /// [`LeveledKvState::entry`](crate::LeveledKvState::entry).
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A memtable that is made before it is needed.
+//! A memtable that is created before it is needed.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,8 +9,9 @@ use crate::entry::IndexEntry;
 use crate::inner::StateInner;
 use crate::levels::view::Memtable;
 
-/// An empty memtable for a freeze: made before the writer's lock is taken, because it costs
-/// allocations. [`LeveledKvState::spare_memtable`](crate::LeveledKvState::spare_memtable) makes it.
+/// An empty memtable for a freeze, from
+/// [`LeveledKvState::spare_memtable`](crate::LeveledKvState::spare_memtable). It is created before
+/// the writer's lock is taken, because it costs allocations.
 pub struct SpareMemtable<L> {
     pub(crate) index: Writer<IndexEntry>,
     pub(crate) memtable: Memtable,

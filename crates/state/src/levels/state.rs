@@ -1,4 +1,4 @@
-//! The state with all levels: handle and lookups of the newest versions.
+//! The handle of a state with all levels, and lookups of the newest versions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,13 +21,14 @@ use crate::state::ConcurrentKvState;
 use crate::version::Word;
 
 /// A [`ConcurrentKvState`] whose keys need not fit in memory: an active memtable, frozen memtables,
-/// and tables of [`hightower_table`], newest first. The first of them that knows a key answers.
+/// and tables of [`hightower_table`], newest first. The first level that has a key answers.
 ///
-/// It reads no records: a lookup that no memtable answers is left to the caller as a
-/// [`TableSearch`], which says where the record may be. The bits of a location are a segment above
-/// the lowest 32 bits, and an offset in them.
+/// It reads no records. If no memtable has a key, the caller gets a [`TableSearch`], which yields
+/// the places where the record may be. The lowest 32 bits of a location are an offset, the bits
+/// above are a segment.
 ///
-/// With nothing but the active memtable it costs what a [`ConcurrentKvState`] costs.
+/// While the active memtable is the only level, operations cost as much as those of a
+/// [`ConcurrentKvState`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -55,14 +56,14 @@ use crate::version::Word;
 /// let table = Arc::new(TableReader::open(dir.as_ref(), "1.tbl")?);
 /// state.writer().install_flushed(&frozen, Some(table), SegmentSet::new([1]))?;
 ///
-/// // A get. The closure reads the record, and says whether it is the key's.
+/// // A get. The closure reads the record, and returns `None` if it is another key's.
 /// let Lookup::Below(search) = state.get(b"a", &guard) else { panic!("the memtable is empty") };
 /// let found = search.find(|place: LocationBits| Ok::<_, TableError>(Some(place)))?;
 /// assert_eq!(found, Some(location));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct LeveledKvState<L> {
-    /// The same parts; its own reads know of the active memtable only.
+    /// Shares all parts; its own reads use the active memtable only.
     memory: ConcurrentKvState<L>,
 }
 
@@ -73,7 +74,7 @@ impl<L: Location> LeveledKvState<L> {
         Self::with_hasher(SeededHasher::random(), Arc::new(SystemClock::new()))
     }
 
-    /// As [`ConcurrentKvState::with_hasher`].
+    /// Like [`ConcurrentKvState::with_hasher`].
     #[must_use]
     pub fn with_hasher(hasher: SeededHasher, clock: Arc<dyn Clock>) -> Self {
         Self { memory: ConcurrentKvState::with_hasher(hasher, clock) }
@@ -102,10 +103,9 @@ impl<L: Location> LeveledKvState<L> {
         self.get_hinted(key, guard, |_| {})
     }
 
-    /// As [`get`](Self::get), with the `hinted` of [`ConcurrentKvState::get_hinted`].
+    /// Like [`get`](Self::get). Calls `hinted` as [`ConcurrentKvState::get_hinted`] does.
     ///
-    /// If a memtable knows the key, it costs what that one costs, and a probe of each newer frozen
-    /// memtable.
+    /// A key of a memtable costs a lookup there, and a probe of each newer frozen memtable.
     #[inline]
     pub fn get_hinted<'a>(&'a self, key: &'a [u8], guard: &'a Guard, mut hinted: impl FnMut(u32)) -> Lookup<'a, L> {
         let inner = self.inner();
@@ -120,8 +120,8 @@ impl<L: Location> LeveledKvState<L> {
         Lookup::new(in_memory, || TableSearch::new(view, key))
     }
 
-    /// Looks up several keys, with their cache misses in the active memtable overlapped, in one
-    /// view. A commit may come between the lookups of two keys.
+    /// Looks up several keys in one view, overlapping their cache misses in the active memtable. A
+    /// commit may come between the lookups of two keys.
     pub fn get_many<'a, K: AsRef<[u8]>>(
         &'a self,
         keys: &'a [K],
@@ -139,8 +139,8 @@ impl<L: Location> LeveledKvState<L> {
         });
     }
 
-    /// The newest entry of a key, tombstones included, found without a record: through the blocks
-    /// of the tables, some of each. For compaction: a record is live if this is exactly its place.
+    /// The newest entry of a key, tombstones included, found without reading a record: costs some
+    /// blocks per table. Compaction uses it: a record is live if the entry has exactly its place.
     ///
     /// # Errors
     ///
@@ -159,15 +159,15 @@ impl<L: Location> LeveledKvState<L> {
         Ok(below.and_then(|entry| record_of(&entry)))
     }
 
-    /// Looks for the version of a key below the active memtable, before the writer's lock is taken:
-    /// for [`LeveledWriter::version_of`]. `read` is as for [`TableSearch::find`], and returns the
-    /// record's version.
+    /// Looks up the version of a key below the active memtable, for [`LeveledWriter::version_of`].
+    /// Call it before taking the writer's lock. `read` works as in [`TableSearch::find`], and
+    /// returns the record's version.
     ///
-    /// Not needed for a command whose version is above every other.
+    /// A command whose version is above every other does not need it.
     ///
     /// # Errors
     ///
-    /// Those of `read`, and of a damaged table.
+    /// Errors of `read`, and the error of a damaged table.
     ///
     /// ```
     /// use hightower_state::{ApplyOutcome, CommandKind, LeveledKvState, TableError, pin};
@@ -186,7 +186,7 @@ impl<L: Location> LeveledKvState<L> {
     ) -> Result<LookedBelow, E> {
         let view = self.inner().view(guard);
         let found = |version| Ok(LookedBelow { view: view.number, version });
-        // What is in the active memtable stays there as long as the view is the same.
+        // A key of the active memtable stays there as long as the view is the same.
         if view.active.get(key, guard).is_some() {
             return found(None);
         }
@@ -196,7 +196,7 @@ impl<L: Location> LeveledKvState<L> {
         found(TableSearch::new(view, key).map(|search| search.find(read)).transpose()?.flatten())
     }
 
-    /// As [`ConcurrentKvState::prefetch`], for the active memtable.
+    /// Like [`ConcurrentKvState::prefetch`], for the active memtable.
     #[inline]
     pub fn prefetch<'k, K>(
         &self,
@@ -208,12 +208,12 @@ impl<L: Location> LeveledKvState<L> {
         self.memory.prefetch(keys, key_of, guard, meanwhile);
     }
 
-    /// As [`ConcurrentKvState::prepare_memory`], for the active memtable.
+    /// Like [`ConcurrentKvState::prepare_memory`], for the active memtable.
     pub fn prepare_memory(&self) -> bool {
         self.memory.prepare_memory()
     }
 
-    /// A consistent view as of the newest published commit. O(1); it begins anew if the levels
+    /// A consistent view as of the newest published commit. O(1); it starts again if the levels
     /// change meanwhile.
     #[must_use]
     pub fn snapshot(&self) -> LeveledSnapshot<L> {
@@ -238,12 +238,12 @@ impl<L: Location> LeveledKvState<L> {
         self.memory.max_version()
     }
 
-    /// Drops the old versions of the active memtable that no snapshot needs, as
-    /// [`ConcurrentKvState::reclaim`], and the memtables that no view has any more. Call it after
-    /// an installation, and now and then: until then, those memtables keep their memory.
+    /// Drops the old versions of the active memtable that no snapshot needs, like
+    /// [`ConcurrentKvState::reclaim`], and frees the memtables that no view has any more. Call it
+    /// after each installation and from time to time; only this call frees those memtables.
     pub fn reclaim(&self) {
         self.memory.reclaim();
-        // Dropped without the lock: freeing a memtable takes a step for each key.
+        // Dropped after the lock is released, because freeing a memtable takes a step for each key.
         drop(self.writer().take_unused());
     }
 }

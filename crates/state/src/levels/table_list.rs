@@ -1,8 +1,8 @@
-//! The one ordered list of tables, with the marks of running compactions.
+//! The ordered list of tables, with the marks of running compactions.
 //!
-//! New tables go to the top, relocation tables to their mark, and a merged table to the place of
-//! those that it replaces. No replacement has tables from both sides of a mark: a relocation table
-//! that came in at the mark would then be above an entry that is newer than it.
+//! A new table goes to the top, a relocation table to its mark, and a merged table to the place of
+//! the tables that it replaces. A merge never takes tables from both sides of a mark. Otherwise the
+//! relocation table at the mark could come to lie above an entry that is newer than its own.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::mutants::planted;
 /// A table as a level.
 pub(crate) struct TableLevel {
     pub(crate) reader: Arc<TableReader>,
-    /// Made once, because making it costs as much as hashing a key.
+    /// Computed once, because it costs as much as hashing a key.
     pub(crate) hasher: TableHasher,
 }
 
-/// A place in the list of tables, above those that were there when it was made and below all later
-/// ones. Made by [`LeveledWriter::mark`](crate::LeveledWriter::mark).
+/// A place in the list of tables, from [`LeveledWriter::mark`](crate::LeveledWriter::mark): above
+/// all tables that existed when it was made, and below all later ones.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TableMark(u64);
 
@@ -62,21 +62,21 @@ impl TableList {
         self.slots.iter().filter_map(table).collect()
     }
 
-    /// Puts a table above all others.
+    /// Adds a table above all others.
     pub(crate) fn push(&mut self, table: Arc<TableReader>) -> Result<(), StateError> {
         self.check_id(&table, &[])?;
         self.slots.insert(0, ListSlot::Table(TableLevel::new(table)));
         Ok(())
     }
 
-    /// Makes a mark above all tables of this moment.
+    /// Adds a mark above all current tables.
     pub(crate) fn mark(&mut self) -> TableMark {
         self.marks_made += 1;
         self.slots.insert(0, ListSlot::Mark(self.marks_made));
         TableMark(self.marks_made)
     }
 
-    /// Puts a table in the place of a mark, or removes the mark.
+    /// Replaces a mark by a table, or removes the mark.
     pub(crate) fn replace_mark(&mut self, mark: &TableMark, table: Option<Arc<TableReader>>) -> Result<(), StateError> {
         if let Some(table) = &table {
             self.check_id(table, &[])?;
@@ -91,7 +91,7 @@ impl TableList {
         Ok(())
     }
 
-    /// Puts one table, or none, in the place of several that follow each other, newest first.
+    /// Replaces several neighbours, newest first, by one table or none.
     pub(crate) fn replace(&mut self, replaced: &[u64], merged: Option<Arc<TableReader>>) -> Result<(), StateError> {
         if let Some(merged) = &merged {
             self.check_id(merged, replaced)?;
@@ -117,7 +117,7 @@ impl TableList {
         Ok(())
     }
 
-    /// Puts these tables, newest first, in the place of all.
+    /// Replaces all tables by these, newest first.
     pub(crate) fn replace_all(&mut self, tables: Vec<Arc<TableReader>>) -> Result<(), StateError> {
         if self.slots.iter().any(|slot| matches!(slot, ListSlot::Mark(_))) {
             return Err(StateError::AcrossMark);

@@ -1,4 +1,4 @@
-//! The published view: the levels of one moment, which readers reach with one load.
+//! The published view: the levels of one moment, which a reader gets with one load.
 
 use std::sync::Arc;
 
@@ -9,26 +9,26 @@ use crate::entry::IndexEntry;
 use crate::levels::segment_set::SegmentSet;
 use crate::levels::table_list::TableLevel;
 
-/// The index of what was written in one span of time, and the counts of its keys.
+/// A memtable: the index of the commits between two freezes, and the counts of its keys.
 #[derive(Clone)]
 pub(crate) struct Memtable {
     pub(crate) map: Map<IndexEntry>,
     pub(crate) counts: Arc<KeyCounts>,
 }
 
-/// The levels, changed as one by whoever holds the writer's lock. A reader loads the view once for
-/// each read and keeps to it; a snapshot holds it.
+/// The levels of a state. The holder of the writer's lock replaces the whole view. A read loads it
+/// once and uses no other; a snapshot holds it.
 #[derive(Clone)]
 pub(crate) struct View {
-    /// Where commits go.
+    /// The memtable that commits go to.
     pub(crate) active: Memtable,
-    /// `None` while the active memtable has everything.
+    /// `None` while the active memtable is the only level.
     pub(crate) lower: Option<Arc<LowerLevels>>,
-    /// Counts the views of a state.
+    /// The number of this view: views of a state are numbered in order.
     pub(crate) number: u64,
 }
 
-/// What lies below the active memtable, and does not change.
+/// The immutable levels below the active memtable.
 #[derive(Clone, Default)]
 pub(crate) struct LowerLevels {
     /// Newest first.
@@ -44,12 +44,12 @@ impl Memtable {
         Self { map, counts: Arc::default() }
     }
 
-    /// Whether this and another are one memtable.
+    /// Whether both are the same memtable.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.counts, &other.counts)
     }
 
-    /// Whether no view has it any more.
+    /// Whether no view has this memtable any more.
     pub(crate) fn is_unused(&self) -> bool {
         Arc::strong_count(&self.counts) == 1
     }

@@ -27,7 +27,7 @@ use crate::writer::StateWriter;
 /// The exclusive right to change a [`LeveledKvState`](crate::LeveledKvState), until it is dropped.
 /// It does not affect readers.
 ///
-/// Every change of the levels is one: a reader sees all of it or nothing.
+/// Each change of the levels is atomic for readers.
 ///
 /// Example: [`LeveledKvState`](crate::LeveledKvState).
 pub struct LeveledWriter<'a, L> {
@@ -35,7 +35,7 @@ pub struct LeveledWriter<'a, L> {
     inner: &'a Arc<StateInner>,
 }
 
-/// A memtable that takes no more commits: what a table is written from.
+/// A memtable that takes no more commits, from which a table is written.
 ///
 /// Example: [`LeveledKvState`](crate::LeveledKvState).
 pub struct FrozenMemtable<L> {
@@ -45,7 +45,7 @@ pub struct FrozenMemtable<L> {
     location: PhantomData<fn(L) -> L>,
 }
 
-/// The levels have changed since a look-up below the active memtable: look again.
+/// The error that the levels have changed since a lookup below the active memtable: look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the levels have changed since the key was looked up below the memtable: look again")]
 pub struct ViewChanged;
@@ -55,13 +55,13 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Self { writer, inner }
     }
 
-    /// The newest version that a key has seen, tombstones included: from the active memtable, or
-    /// else what [`look_below`](crate::LeveledKvState::look_below) has found.
+    /// The newest version that a key has seen, tombstones included: from the active memtable,
+    /// otherwise from `below`, the result of [`look_below`](crate::LeveledKvState::look_below).
     ///
     /// # Errors
     ///
-    /// [`ViewChanged`] if the active memtable does not know the key, and the levels have changed
-    /// since the look-up.
+    /// [`ViewChanged`] if the active memtable does not have the key, and the levels have changed
+    /// since the lookup.
     pub fn version_of(&self, key: &[u8], below: &LookedBelow) -> Result<Option<u64>, ViewChanged> {
         if let Some(version) = self.writer.version_of(key) {
             return Ok(Some(version));
@@ -77,7 +77,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`version_of`](Self::version_of).
+    /// As for [`version_of`](Self::version_of).
     pub fn evaluate(
         &self,
         key: &[u8],
@@ -88,8 +88,9 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Ok(ApplyOutcome::decide(self.version_of(key, below)?, version, kind))
     }
 
-    /// As [`StateWriter::begin`]. A change that is applied must win against the levels below the
-    /// active memtable: its version is above every other, or [`evaluate`](Self::evaluate) says so.
+    /// Like [`StateWriter::begin`]. An applied change must win against the levels below the active
+    /// memtable: its version is above every other, or [`evaluate`](Self::evaluate) has returned
+    /// that it wins.
     ///
     /// # Errors
     ///
@@ -98,12 +99,12 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         self.writer.begin(seq, guard)
     }
 
-    /// As [`StateWriter::replay`]: for changes behind those that the tables have.
+    /// Like [`StateWriter::replay`], for changes beyond the position that the tables cover.
     pub fn replay(&mut self, change: &Change<'_, L>) -> Applied<L> {
         self.writer.replay(change)
     }
 
-    /// As [`StateWriter::resume`].
+    /// Like [`StateWriter::resume`].
     ///
     /// # Errors
     ///
@@ -112,13 +113,13 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         self.writer.resume(seq)
     }
 
-    /// Freezes the active memtable, and goes on with an empty one. `None` if it has no entries.
+    /// Freezes the active memtable, and continues with an empty one. `None` if it has no entries.
     pub fn freeze(&mut self, spare: SpareMemtable<L>, guard: &Guard) -> Option<FrozenMemtable<L>> {
         let old = self.inner.view(guard).active.clone();
         if old.map.is_empty() {
             return None;
         }
-        // Changes are looked for in the active memtable only.
+        // A search for changes examines the active memtable only.
         self.inner.forgotten_seq.fetch_max(self.inner.visible(), Ordering::SeqCst);
         self.writer.state().replace_index(spare.index);
         let frozen = old.clone();
@@ -134,9 +135,9 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Some(FrozenMemtable { memtable: old, inner: Arc::clone(self.inner), last_seq, location: PhantomData })
     }
 
-    /// The topmost table becomes that of a frozen memtable, the lowest one. `None` removes the
-    /// memtable alone: nothing of it is needed. `segments` are those that exist for tables from now
-    /// on.
+    /// Replaces the lowest frozen memtable by its table, which becomes the topmost table. Without a
+    /// table it only removes the memtable, whose entries are then not needed. `segments` is the new
+    /// set of segments for table entries.
     ///
     /// # Errors
     ///
@@ -162,16 +163,16 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Ok(())
     }
 
-    /// A mark above all tables of this moment and below all later ones: the place of the relocation
-    /// table of a compaction that begins now. Until it is used or removed, no tables from both
-    /// sides of it are replaced.
+    /// A mark above all current tables and below all later ones: the place for the relocation table
+    /// of a compaction that begins now. Until the mark is used or removed, tables from both sides
+    /// of it cannot be replaced together.
     #[must_use]
     pub fn mark(&mut self) -> TableMark {
         self.writer.state().tables.mark()
     }
 
-    /// Ends a compaction: its relocation table takes the place of the mark, and `segments` has its
-    /// new segments and no longer its victims.
+    /// Ends a compaction: its relocation table replaces the mark. `segments` contains the new
+    /// segments, and no longer the compacted ones.
     ///
     /// # Errors
     ///
@@ -196,8 +197,8 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         self.writer.state().tables.replace_mark(mark, None)
     }
 
-    /// Puts a merged table in the place of several neighbours, which are given by their ids, newest
-    /// first. `None` removes them: none of their entries existed.
+    /// Replaces several neighbours by a merged table. `replaced` has their ids, newest first.
+    /// Without a merged table it removes them, because none of their entries exist.
     ///
     /// # Errors
     ///
@@ -209,7 +210,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Ok(())
     }
 
-    /// Puts these tables, newest first, in the place of all: at an opening, and after a rebuild.
+    /// Replaces all tables by these, newest first: for an open, and after a rebuild.
     ///
     /// # Errors
     ///
@@ -227,8 +228,8 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Ok(())
     }
 
-    /// As [`StateWriter::remove_tombstone`], but never while there is a level below the active
-    /// memtable, which may have an older entry of the key.
+    /// Like [`StateWriter::remove_tombstone`], but removes nothing while there is a level below the
+    /// active memtable, because it may have an older entry of the key.
     pub fn remove_tombstone(&mut self, key: &[u8], version: u64) -> bool {
         let has_lower = self.inner.view(&pin()).lower.is_some() && !planted("levels_tombstone_removed");
         !has_lower && self.writer.remove_tombstone(key, version)
@@ -241,7 +242,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         self.writer.stats()
     }
 
-    /// Publishes the tables of the list, without a memtable that has become one of them.
+    /// Publishes the tables of the list, without the memtable that has become one of them.
     fn publish_tables(&mut self, flushed: Option<&Memtable>, segments: Option<SegmentSet>, guard: &Guard) {
         let tables = self.writer.state().tables.tables();
         self.inner.publish(
@@ -257,19 +258,19 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         );
     }
 
-    /// The bytes of memtables that the current view does not have and others may.
+    /// The bytes of memtables that the current view no longer has, but other views may have.
     pub(crate) fn held_bytes(&mut self) -> usize {
         self.writer.state().retired.iter().map(|memtable| memtable.map.memory_bytes()).sum()
     }
 
-    /// Memtables that nobody can reach any more.
+    /// Takes the memtables that no view has any more.
     pub(crate) fn take_unused(&mut self) -> Vec<Memtable> {
         self.writer.state().retired.extract_if(.., |memtable| memtable.is_unused()).collect()
     }
 }
 
 impl<L: Location> FrozenMemtable<L> {
-    /// The seq of the newest commit that it may have.
+    /// The highest seq that its commits may have.
     #[must_use]
     pub fn last_seq(&self) -> u64 {
         self.last_seq
@@ -281,7 +282,7 @@ impl<L: Location> FrozenMemtable<L> {
         self.memtable.map.len()
     }
 
-    /// Whether it has none.
+    /// Whether it has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.memtable.map.is_empty()
@@ -296,7 +297,7 @@ impl<L: Location> FrozenMemtable<L> {
     /// The newest entry of each key, in order, tombstones included.
     #[must_use]
     pub fn source(&self) -> MemtableSource<L> {
-        // It does not change, so no snapshot has to keep anything for it.
+        // A frozen memtable does not change, so its versions stay without a registered snapshot.
         let newest = Arc::new(SnapshotRegistration::unregistered(&self.inner));
         MemtableSource::whole(self.memtable.clone(), newest)
     }
