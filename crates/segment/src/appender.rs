@@ -1,9 +1,10 @@
 //! The writing end of the log: one appender, one commit at a time.
 //!
-//! The order of a commit: [`make_room`](Appender::make_room), which may roll to the next segment;
-//! then encode the records with [`context`](Appender::context), [`position`](Appender::position)
-//! and [`durable`](Appender::durable); then [`append`](Appender::append), which is a bounds check
-//! and a few copies, and cannot fail half-way in a mapped segment.
+//! For each commit, the caller calls [`make_room`](Appender::make_room), which may roll to the next
+//! segment. Then it encodes the records with [`context`](Appender::context),
+//! [`position`](Appender::position) and [`durable`](Appender::durable). Last, it calls
+//! [`append`](Appender::append), which is a bounds check and a few copies, and cannot fail half-way
+//! in a mapped segment.
 
 use std::sync::Arc;
 
@@ -27,17 +28,17 @@ use crate::tail::{MappedTail, PositionedTail, Tail};
 #[derive(Debug)]
 pub struct Appender {
     parts: Arc<StoreParts>,
-    /// That of the parts, nearer.
+    /// The same as in `parts`, with one pointer less to follow.
     store: Arc<StoreDir>,
     segment: Arc<Segment>,
     tail: Box<dyn Tail>,
     position: u32,
-    /// Commits end here at the latest, so that a seal still fits.
+    /// The maximum end of a commit, so that a seal still fits.
     limit: u32,
     next_seq: u64,
     records: u64,
-    /// Whether a reserve was used up for the active segment: until it is refilled, the segment
-    /// takes only commits with [`Purpose::Reclaim`].
+    /// Whether the active segment has used up a reserve. Until that is refilled, the segment takes
+    /// only commits with [`Purpose::Reclaim`].
     for_reclaim: bool,
 }
 
@@ -46,7 +47,7 @@ pub struct Appender {
 pub(crate) enum Takes {
     Commits,
     /// None: the first commit rolls to the next segment. The file is the last one that an open can
-    /// get, and becomes a reserve again if it stays empty.
+    /// get. If it stays empty, it becomes a reserve again.
     Nothing,
 }
 
@@ -132,7 +133,7 @@ impl Appender {
         self.segment.durable()
     }
 
-    /// The number of bytes of commits that the active segment still takes.
+    /// The number of bytes that the active segment still has for commits.
     #[must_use]
     #[inline]
     pub fn remaining_bytes(&self) -> u32 {
@@ -145,20 +146,20 @@ impl Appender {
         u64::from(hightower_log::limits::MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES)
     }
 
-    /// Appends one commit, encoded for [`position`](Self::position), as the concatenation of
-    /// `parts`; `records` is the number of its commands. Tens of nanoseconds for a small commit in
-    /// a mapped segment; a system call in a positioned one.
+    /// Appends one commit: the concatenation of `parts`, encoded for [`position`](Self::position).
+    /// `records` is the number of its commands. Costs tens of nanoseconds for a small commit in a
+    /// mapped segment, and a system call in a positioned one.
     ///
-    /// When this returns, readers that get the offset can read the records, and the commit survives
-    /// the death of the process.
+    /// When this returns, readers with the offset can read the records, and the commit survives the
+    /// death of the process.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::DoesNotFit`] if [`make_room`](Self::make_room) was not asked for this
+    /// [`SegmentError::DoesNotFit`] if [`make_room`](Self::make_room) was not called for this
     /// length; [`SegmentError::Full`] if a positioned write found the device full;
-    /// [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on. In each of
-    /// these cases no reader will ever see a part of the commit. [`SegmentError::Invalid`] for
-    /// fewer bytes than any commit has.
+    /// [`SegmentError::Io`] if it failed, and [`SegmentError::Poisoned`] from then on. In all these
+    /// cases, no reader ever sees a part of the commit. [`SegmentError::Invalid`] if the commit is
+    /// shorter than any record.
     #[inline]
     pub fn append(&mut self, parts: &[&[u8]], records: u32) -> Result<Appended, SegmentError> {
         self.store.poison.check()?;
@@ -179,17 +180,17 @@ impl Appender {
         Ok(appended)
     }
 
-    /// Makes room for a commit of `len_bytes` in the active segment, rolling to a new one if it
-    /// does not fit. Returns whether it rolled: then context, position and seq are new. Costs a
-    /// comparison while there is room, microseconds for a roll to a prepared segment, and the
-    /// creation of a file if none is prepared.
+    /// Makes room for a commit of `len_bytes` in the active segment. Rolls to a new one if the
+    /// commit does not fit. Returns whether it has rolled: then context, position and seq are new.
+    /// Costs a comparison while there is room, microseconds for a roll to a prepared segment, and
+    /// the creation of a file if none is prepared.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Full`] if there is no room for a new segment, or for the reserves that the
-    /// active one has used up; [`SegmentError::TooLarge`] if no segment can hold the commit; then
-    /// nothing has changed. [`SegmentError::Io`] or
-    /// [`SegmentError::Poisoned`] otherwise.
+    /// active one has used up; [`SegmentError::TooLarge`] if no segment can hold the commit. In
+    /// both cases, nothing has changed. [`SegmentError::Io`] or [`SegmentError::Poisoned`]
+    /// otherwise.
     #[inline]
     pub fn make_room(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<bool, SegmentError> {
         if len_bytes > self.remaining_bytes() as usize {
@@ -204,13 +205,12 @@ impl Appender {
     }
 
     /// Ends the active segment and continues in a new one with room for `len_bytes`. Returns the
-    /// segment that ended.
-    /// [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors) syncs and seals
-    /// it; the next sync syncs it too.
+    /// ended segment. [`SegmentStore::sync_predecessors`](crate::SegmentStore::sync_predecessors)
+    /// syncs and seals it; the next sync also covers it.
     ///
     /// # Errors
     ///
-    /// As [`make_room`](Self::make_room).
+    /// As for [`make_room`](Self::make_room).
     pub fn roll(&mut self, len_bytes: usize, purpose: Purpose, stamp: Stamp) -> Result<Arc<Segment>, SegmentError> {
         self.parts.store.poison.check()?;
         let least = segment_len_for(len_bytes)?;
@@ -225,7 +225,8 @@ impl Appender {
             max_version: stamp.max_version,
             synced: false,
         };
-        // Both in one step, so that a sync sees the old segment in exactly one of the two places.
+        // Both change in one step, so that a sync sees the old segment in exactly one of the two
+        // places.
         {
             let mut tail = self.parts.tail.lock();
             tail.rolled.push(rolled);
@@ -237,7 +238,7 @@ impl Appender {
         Ok(ended)
     }
 
-    /// Ends the log cleanly: syncs and seals all segments, and gives back the prepared room; the
+    /// Ends the log cleanly: syncs and seals all segments, and frees the prepared room. The
     /// reserves stay. The next open then has nothing to recover.
     ///
     /// # Errors
@@ -278,24 +279,24 @@ impl Appender {
         if empty {
             parts.reserves.end_unnamed(segment)?;
         } else {
-            // Readers may still map the file, but none reads past the published end.
+            // Readers may still have the file mapped, but none reads past the published end.
             let cut = segment.file()?.set_len(position.into());
             cut.map_err(|error| SegmentError::io("cut", segment.path(), error))?;
             segment.close_file();
         }
         // Refills used-up reserves from the freed room, for the next open. If this fails, for
-        // example without file descriptors, that open refills them.
+        // example because there are no file descriptors, that open refills them.
         let _refilled = parts.reserves.refill();
         while planted("reserves_go_with_a_close") && parts.reserves.give_up_room() {}
         Ok(())
     }
 
-    /// Gives back the room of the active segment past the next `keep_bytes`; later commits go into
-    /// the next segment. For a store without writes at the moment.
+    /// Frees the room of the active segment past the next `keep_bytes`. Later commits go into the
+    /// next segment. For a store that is idle.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`]; then the segment takes no more than `keep_bytes`, but may still hold
+    /// [`SegmentError::Io`]. The segment then takes only `keep_bytes` more, but may still occupy
     /// the room.
     pub fn give_back(&mut self, keep_bytes: u32) -> Result<(), SegmentError> {
         let limit = self.position.saturating_add(keep_bytes);
@@ -318,13 +319,14 @@ impl Appender {
     #[cold]
     fn refuse(&self, len: usize) -> SegmentError {
         if len < SHORTEST_COMMIT_BYTES as usize {
-            return SegmentError::Invalid { what: format!("a commit of {len} bytes: no record is that short") };
+            return SegmentError::Invalid { what: format!("a commit of {len} bytes is shorter than any record") };
         }
         SegmentError::DoesNotFit { len_bytes: len as u64, remaining_bytes: self.remaining_bytes().into() }
     }
 
-    /// A write that found no room or memory before its first byte can be tried again. One that
-    /// wrote a part cannot: its rest might follow a later, shorter commit in its place.
+    /// If a write found no room or memory before its first byte, it can be tried again. If it has
+    /// written a part, it cannot: after a later, shorter commit in its place, the rest of that part
+    /// might follow.
     #[cold]
     fn fail(&self, (written, error): (u64, std::io::Error), len: usize) -> SegmentError {
         let path = self.segment.path();

@@ -1,5 +1,5 @@
-//! Segments written by compaction: a private file until it is complete and durable, then installed
-//! through the manifest.
+//! Segments written by compaction. Each is a private file until it is complete and durable; then an
+//! edit of the manifest installs it.
 
 use std::sync::Arc;
 
@@ -105,8 +105,8 @@ impl CompactedWriter {
         })
     }
 
-    /// Sets the base seq, before the first record: for a compacted segment, a seq above those of
-    /// the commits of all its records. The default is 0, which means unknown.
+    /// Sets the base seq, before the first record. In a compacted segment, this is a seq above the
+    /// commits of all its records. The default is 0, which means unknown.
     #[must_use]
     pub fn with_base_seq(self, base_seq: u64) -> Self {
         let header = SegmentHeader { base_seq, ..self.header };
@@ -114,8 +114,8 @@ impl CompactedWriter {
     }
 
     /// Sets the bases of its records' versions and timestamps, before the first record. The default
-    /// is the stamp of the creation. A record takes no more bytes than in a segment with these
-    /// bases.
+    /// is the stamp of the creation. A record takes no more bytes here than in another segment with
+    /// the same bases.
     #[must_use]
     pub fn with_record_bases(self, base_version: u64, base_timestamp: i64) -> Self {
         let created_ms = if planted("outputs_as_old_as_inputs") { base_timestamp } else { self.header.created_ms };
@@ -156,8 +156,8 @@ impl CompactedWriter {
         capacity.saturating_sub(self.position())
     }
 
-    /// Adds one record, encoded for [`position`](Self::position) as relocated, as the concatenation
-    /// of `parts`. Returns its offset.
+    /// Adds one record: the concatenation of `parts`, encoded as relocated for
+    /// [`position`](Self::position). Returns its offset.
     ///
     /// # Errors
     ///
@@ -195,13 +195,13 @@ impl CompactedWriter {
         Ok(())
     }
 
-    /// Makes the segment durable and readable. It is part of the store after
-    /// [`SegmentStore::install`](crate::SegmentStore::install).
+    /// Makes the segment durable and readable.
+    /// [`SegmentStore::install`](crate::SegmentStore::install) makes it part of the store.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; the file is then
-    /// removed, at the latest by the next open.
+    /// [`SegmentError::Io`], [`SegmentError::Full`] or [`SegmentError::Poisoned`]; this call or the
+    /// next open then removes the file.
     pub fn finish(mut self) -> Result<CompactedSegment, SegmentError> {
         self.flush()?;
         let Some(spare) = self.spare.take() else {
@@ -235,9 +235,9 @@ impl CompactedWriter {
 }
 
 impl CompactedWriter {
-    /// No manifest names the file, and its room may be needed, first for the reserve that it may
-    /// have been. An error of this removal is ignored in favour of the first error; the next open
-    /// removes the file.
+    /// Removes the file, which no manifest names. Its room may be needed, first for the reserve
+    /// that it may have been. If this fails, the next open removes the file, and the caller returns
+    /// the first error.
     fn remove(&self, name: &str) {
         let _preparing = self.parts.reserves.begin_preparing();
         let _taken = self.parts.reserves.take_back(name, SegmentKind::Compacted);
@@ -286,7 +286,7 @@ fn check_edit(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {
         let id = added.segment.id();
         if added.segment.kind() != SegmentKind::Compacted || manifest.segment(id).is_some() {
             return Err(SegmentError::Invalid {
-                what: format!("segment {id} cannot be added: it is no new compacted segment"),
+                what: format!("segment {id} cannot be added: it is not a new compacted segment"),
             });
         }
     }
@@ -315,11 +315,10 @@ pub(crate) fn release(parts: &StoreParts, segment: Arc<Segment>) -> Result<Relea
         return Ok(Released::InUse(segment));
     }
     let name = segment_name(segment.id());
-    // Its room is free when its map and its name are removed.
+    // Its room becomes free when both its map and its name are removed.
     drop(segment);
     remove_if_there(parts.store.dir.as_ref(), &name)?;
-    // The file is removed, also if the reserves cannot be created: the next growth creates
-    // them.
+    // The file is removed even if the reserves cannot be created; the next growth creates them.
     let _refilled = parts.reserves.refill();
     Ok(Released::Removed)
 }

@@ -1,4 +1,4 @@
-//! The end of an open for writing: makes the recovered records durable and begins the first
+//! The last steps of an open for writing: make the recovered records durable, and start a new
 //! segment.
 
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::reserves::ReserveKind;
 use crate::segment::Segment;
 use crate::spares::Spare;
 
-/// A store that was read and found whole, and is unchanged so far. Replay its segments, then call
+/// A store that was read and found whole, but not changed yet. Replay its segments, then call
 /// [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Recovery {
     pub(crate) parts: Arc<StoreParts>,
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// The segments with the lengths of their files, which may reach past the valid records.
+    /// The segments, and the lengths of their files, which may reach past the valid records.
     pub(crate) files: Vec<(Arc<Segment>, Recovered)>,
     pub(crate) dropped: Vec<u32>,
     pub(crate) report: RecoveryReport,
@@ -46,22 +46,22 @@ pub(crate) fn recovered(found: Found, before: Option<SegmentState>) -> (Arc<Segm
 }
 
 impl Recovery {
-    /// The live segments, oldest first. Every command in them counts, in any order: the highest
-    /// version of a key wins. Their `Arc`s may be kept, and read from several threads at once.
+    /// The live segments, oldest first. Replay every command in them, in any order: the highest
+    /// version of a key wins. The `Arc`s may be kept and read from several threads at once.
     #[must_use]
     pub fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
     }
 
-    /// What the open found.
+    /// The report of the recovery.
     #[must_use]
     pub fn report(&self) -> &RecoveryReport {
         &self.report
     }
 
     /// Makes the recovered records durable, seals their segments, removes garbage files and
-    /// segments without valid records, and starts a new segment. `stamp` has the highest version of
-    /// the replayed records, or the report's `version_floor` if that is higher.
+    /// segments without valid records, and starts a new segment. `stamp` has the maximum of the
+    /// highest replayed version and the report's `version_floor`.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl Recovery {
     /// it can be opened again.
     pub fn finish(self, stamp: Stamp) -> Result<(Appender, RecoveryReport), SegmentError> {
         let Self { parts, segments, files, dropped, report } = self;
-        // The manifest may call only synced pages durable.
+        // The manifest may state only synced pages as durable.
         for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
             if !planted("recovered_tail_not_synced") {
                 let file = segment.file()?;
@@ -94,14 +94,14 @@ impl Recovery {
             max_version: report.max_version.max(stamp.max_version),
             ..ManifestEdit::default()
         };
-        // First, before other files take the room.
+        // This comes first, before other files take the room.
         parts.reserves.adopt_all()?;
         let lengths = parts.lengths.now(0)?;
         parts.reserves.keep_segments(lengths)?;
         let len = parts.lengths.next().min(lengths.segment);
         let (spare, takes) = match parts.spares.create_spare_within(len, 0) {
             Err(error) if error.is_full() => {
-                // Removing dropped segments frees room.
+                // Removes dropped segments first, which frees room.
                 parts.manifest.edit(Form::Shortest, |_| edit.clone())?;
                 dropped.iter().try_for_each(|id| parts.reserves.take_back(&segment_name(*id), SegmentKind::Append))?;
                 tidy(&parts, &files, &dropped)?;
@@ -110,7 +110,7 @@ impl Recovery {
             made => (made?, Takes::Commits),
         };
         let prepared = parts.successors.prepare(spare, stamp, edit)?;
-        // All earlier segments are durable, and the manifest says so.
+        // All earlier segments are durable, and sealed in the manifest.
         prepared.segment.raise_durable(FIRST_RECORD_AT);
         for (segment, _) in &files {
             segment.mark_sealed();
@@ -122,7 +122,7 @@ impl Recovery {
     }
 }
 
-/// A file for the first segment on a full device, and what may go into it.
+/// A file for the first segment on a full device, and the commits that it takes.
 fn first_spare(parts: &StoreParts, len: u32, error: SegmentError) -> Result<(Spare, Takes), SegmentError> {
     parts.reserves.keep_segments(parts.lengths.now(0)?)?;
     match parts.spares.create_spare_within(len, 0) {
@@ -132,7 +132,7 @@ fn first_spare(parts: &StoreParts, len: u32, error: SegmentError) -> Result<(Spa
     let in_order = [
         (ReserveKind::Tail, Takes::Commits),
         (ReserveKind::Opening, Takes::Nothing),
-        // A store that only shrinks is better than none.
+        // A store that can only shrink is better than none.
         (ReserveKind::Compaction, Takes::Commits),
     ];
     for (reserve, takes) in in_order {
@@ -155,8 +155,7 @@ fn remove_dropped(parts: &StoreParts, dropped: &[u32]) -> Result<(), SegmentErro
     dropped.iter().try_for_each(|id| remove_if_there(parts.store.dir.as_ref(), &segment_name(*id)))
 }
 
-/// Removes the files of dropped segments, and gives back the room past the records of sealed
-/// ones.
+/// Removes the files of dropped segments, and frees the room after the records of sealed ones.
 fn tidy(parts: &StoreParts, files: &[(Arc<Segment>, Recovered)], dropped: &[u32]) -> Result<(), SegmentError> {
     remove_dropped(parts, dropped)?;
     for (segment, recovered) in files {

@@ -1,4 +1,4 @@
-//! The lengths of new files: how much of the device a segment, an output of compaction and a
+//! The lengths of new files: the room on the device that a segment, an output of compaction and a
 //! reserve may take.
 
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use crate::mutants::planted;
 use crate::options::MIN_SEGMENT_LEN_BYTES;
 use crate::store_dir::StoreDir;
 
-/// Enough for a segment that takes no commit.
+/// Length of a segment that takes no commit.
 pub(crate) const OPENING_LEN_BYTES: u32 = 4096;
 /// A segment takes at most 1/`DEVICE_SHARE` of the device, so that the reserves take a small part
 /// of it, and at most 1/`FREE_SHARE` of the free room.
 const DEVICE_SHARE: u64 = 64;
 const FREE_SHARE: u64 = 8;
-/// While the device has room for many segments, the reserves for the tail and for compaction are no
-/// longer than this each.
+/// Maximum length of the reserves for the tail and for compaction, while the device has room for
+/// many segments.
 const AMPLE_RESERVE_LEN_BYTES: u32 = 1 << 20;
-/// And no longer than this, unless a segment is longer.
+/// Maximum length of these reserves, unless a segment is longer.
 const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
 
-/// What the lengths of new files depend on, besides the device.
+/// The data that the lengths of new files depend on, besides the device.
 #[derive(Debug)]
 pub(crate) struct FileLengths {
     store: Arc<StoreDir>,
-    /// The option of that name.
+    /// The option with this name.
     segment_len_bytes: u32,
     /// The length of files that are created ahead of their use, in bytes.
     next: AtomicU32,
-    /// The length of the longest segment in bytes, not counting segments for one long commit.
+    /// The length of the longest segment in bytes, without segments for a single long commit.
     longest: AtomicU32,
     /// The room that the device needs for the creation of a file, in bytes, when it was last asked.
     for_names: AtomicU64,
@@ -81,12 +81,12 @@ impl FileLengths {
         self.next.store(len_bytes.clamp(MIN_SEGMENT_LEN_BYTES, self.segment_len_bytes), Ordering::Relaxed);
     }
 
-    /// Notes the length of a new segment.
+    /// Records the length of a new segment.
     pub(crate) fn note_segment(&self, len_bytes: u32) {
         self.longest.fetch_max(len_bytes, Ordering::Relaxed);
     }
 
-    /// Commits that outrun the creation of files get a segment of full length.
+    /// The length of a segment for commits that outrun the preparation of files: the full length.
     pub(crate) fn whole_segment(&self, lengths: Lengths, least: u32) -> u32 {
         self.segment_len_bytes.min(lengths.segment).max(least)
     }
@@ -107,8 +107,8 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    /// `least` is the length of the next file, `next` that of files created ahead of use, `longest`
-    /// that of the store's longest segment.
+    /// `least` is the length of the next file, `next` the length of files created ahead of use, and
+    /// `longest` the length of the store's longest segment.
     fn of(room: DeviceRoom, least: u32, next: u32, longest: u32) -> Self {
         let share = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX).max(SHORT_LEN_BYTES);
         let output = share(room.total_bytes / DEVICE_SHARE);
@@ -143,7 +143,7 @@ mod tests {
             (segment >> 10, output >> 10, reserve >> 10)
         };
         let most = u32::MAX >> 10;
-        assert_eq!(of(1 << 20, 1 << 40), (most, most, 1024), "the reserves are short while there is room");
+        assert_eq!(of(1 << 20, 1 << 40), (most, most, 1024), "the reserves are short while the device has room");
         assert_eq!(of(1 << 20, 256 * MIB), (32 << 10, most, 64 << 10));
         assert_eq!(of(48, 48 * MIB), (768, 768, 768));
         assert_eq!(of(48, MIB), (128, 768, 768));

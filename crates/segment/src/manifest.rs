@@ -15,7 +15,7 @@ use crate::table_list::{self, CoveredPosition, NamedTables};
 const MAGIC: [u8; 8] = *b"HTKVMAN\n";
 /// Maximum length of a manifest, checked before it is read.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
-/// The length of the header, as a field of the header has it.
+/// The length of the header, as the header's own field states it.
 const HEADER_LEN: u16 = 104;
 const FIXED_LEN_BYTES: usize = HEADER_LEN as usize;
 /// The feature bit of a write-ahead log.
@@ -36,11 +36,11 @@ pub struct Manifest {
     pub next_segment_id: u32,
     /// The first seq that was never assigned.
     pub next_seq: u64,
-    /// The highest version known at the write of the manifest.
+    /// The highest version known when the manifest was written.
     pub max_version: u64,
     /// The next free table id.
     pub next_table_id: u32,
-    /// The tables. They are disposable: the log is the truth.
+    /// The tables. They can be rebuilt from the log.
     pub tables: NamedTables,
     /// The live segments, by ascending id.
     pub segments: Vec<SegmentEntry>,
@@ -156,8 +156,8 @@ impl Manifest {
         bytes
     }
 
-    /// Reads a manifest without its edits. Returns the place of the edits and the manifest's check
-    /// too.
+    /// Reads a manifest without its edits. Also returns the offset of the edits and the manifest's
+    /// check.
     pub(crate) fn decode_whole(bytes: &[u8]) -> Result<(Self, usize, u32), ManifestError> {
         let (body, check) = verify(bytes)?;
         let mut reader = ManifestReader { bytes: body, at: 8 };
@@ -166,7 +166,7 @@ impl Manifest {
             return Err(ManifestError::UnsupportedVersion { found: version });
         }
         if reader.u16()? != HEADER_LEN {
-            return Err(reader.damaged("a header of a length that this version does not have"));
+            return Err(reader.damaged("the header does not have the length of this version"));
         }
         let features = u32::from_le_bytes(reader.array()?);
         let content = match features {
@@ -193,7 +193,7 @@ impl Manifest {
         let rows_len = tables.checked_mul(table_list::ROW_LEN_BYTES);
         let entries_len = count.checked_mul(ENTRY_LEN_BYTES);
         if rows_len.zip(entries_len).and_then(|(rows, entries)| rows.checked_add(entries)) != Some(rest) {
-            return Err(reader.damaged("the numbers of tables and segments do not fit the length"));
+            return Err(reader.damaged("the numbers of tables and segments do not match the length"));
         }
         manifest.tables = NamedTables::decode(&mut reader, tables)?;
         manifest.segments.reserve_exact(count);
@@ -209,28 +209,28 @@ impl Manifest {
         Ok((manifest, body.len() + CHECK_LEN_BYTES, check))
     }
 
-    /// Checks that such a segment can exist in this store; the error is the reason.
+    /// Checks that this store can have such a segment; the error is the reason why not.
     pub(crate) fn check_entry(&self, entry: &SegmentEntry) -> Result<(), &'static str> {
         if entry.id == 0 || entry.id >= self.next_segment_id {
-            return Err("a segment id that was never given");
+            return Err("a segment id that was never assigned");
         }
         if entry.kind == SegmentKind::Compacted && entry.state == SegmentState::Open {
             return Err("a compacted segment that is not sealed");
         }
         if entry.kind == SegmentKind::Append && entry.base_seq >= self.next_seq {
-            return Err("a segment with seqs that were never given");
+            return Err("a segment with seqs that were never assigned");
         }
         Ok(())
     }
 
-    /// Checks that this store can have these tables; the error is the reason.
+    /// Checks that this store can have these tables; the error is the reason why not.
     pub(crate) fn check_tables(&self) -> Result<(), &'static str> {
         let NamedTables { newest_first, covered } = &self.tables;
         let mut ids: Vec<u32> = newest_first.iter().map(|table| table.id).collect();
         ids.sort_unstable();
         let is_possible = |id: &u32| (1..self.next_table_id).contains(id);
         if !ids.iter().all(is_possible) || !ids.is_sorted_by(|before, after| before < after) {
-            return Err("a table id that was never given, or twice");
+            return Err("a table id that was never assigned, or occurs twice");
         }
         if newest_first.is_empty() {
             return if *covered == CoveredPosition::default() {
@@ -241,7 +241,7 @@ impl Manifest {
         }
         let is_segment = |id: u32| (1..self.next_segment_id).contains(&id);
         if !is_segment(covered.segment) || covered.compacted_below > self.next_segment_id {
-            return Err("tables that cover a segment that was never given");
+            return Err("tables that cover a segment id that was never assigned");
         }
         if covered.offset < FIRST_RECORD_AT || !(1..=self.next_seq).contains(&covered.next_seq) {
             return Err("tables that cover an impossible position");
@@ -319,12 +319,11 @@ impl SegmentEntry {
     }
 }
 
-/// Checks magic, length and checksum, and returns the bytes of the manifest before its check and
-/// edits, and the check.
+/// Checks magic, length and checksum. Returns the manifest's bytes before its check, and the check.
 fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
     let damaged = |offset, reason| ManifestError::Damaged { offset, reason };
     if bytes.first_chunk::<8>() != Some(&MAGIC) {
-        return Err(damaged(0, "it does not begin as a manifest does"));
+        return Err(damaged(0, "it does not begin with a manifest's magic bytes"));
     }
     let cut = damaged(bytes.len() as u64, "it is cut short");
     let len = ManifestReader { bytes, at: 16 }.u64().map_err(|_| cut)?;
@@ -332,7 +331,7 @@ fn verify(bytes: &[u8]) -> Result<(&[u8], u32), ManifestError> {
     let Some((body, check)) =
         whole.split_last_chunk::<CHECK_LEN_BYTES>().filter(|(body, _)| body.len() >= FIXED_LEN_BYTES)
     else {
-        return Err(damaged(16, "it gives a length that is none"));
+        return Err(damaged(16, "it states an impossible length"));
     };
     let check = u32::from_le_bytes(*check);
     if crc32fast::hash(body) != check && !planted("manifest_unverified") {

@@ -1,9 +1,10 @@
 //! Edits: changes appended to the manifest.
 //!
-//! The manifest has an entry per segment, and a change affects one or two of them. So a change is
-//! appended as an *edit*, and the manifest is rewritten only when its edits are as long as itself.
-//! An edit takes effect when it is synced, and the next one is written after that. So invalid bytes
-//! at the end were never part of the store, and invalid bytes with an edit behind them are damage.
+//! The manifest has an entry per segment, and a change affects one or two of them. A change is
+//! therefore appended as an *edit*; the manifest is rewritten only when its edits are as long as
+//! the manifest itself. An edit takes effect when it is synced, and the next one is written only
+//! after that. Invalid bytes at the end were therefore never part of the store; invalid bytes
+//! before an edit are damage.
 
 use crate::manifest::{ENTRY_LEN_BYTES, Manifest, SegmentEntry};
 use crate::manifest_reader::{ManifestError, ManifestReader};
@@ -13,8 +14,8 @@ use crate::table_list::{COVERED_LEN_BYTES, NamedTables};
 const MAGIC: [u8; 8] = *b"HTKVEDT\n";
 const FIXED_LEN_BYTES: usize = 48;
 const CHECK_LEN_BYTES: usize = 4;
-/// Maximum length of an edit; for a longer one the manifest is rewritten. It bounds the bytes that
-/// a reader checks at each place where an edit may begin.
+/// Maximum length of an edit; for a longer change, the manifest is rewritten. The maximum bounds
+/// the bytes that a reader checks at each offset where an edit may begin.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 10;
 /// The flag of an edit that replaces the list of tables.
 const SETS_TABLES: u16 = 1;
@@ -24,13 +25,13 @@ const SETS_TABLES: u16 = 1;
 pub(crate) struct ManifestEdit {
     /// The next seq, if it changes.
     pub(crate) next_seq: Option<u64>,
-    /// A seen version.
+    /// A version that the store has seen.
     pub(crate) max_version: u64,
-    /// All tables from now on, if they change.
+    /// The new list of all tables, if it changes.
     pub(crate) tables: Option<NamedTables>,
     /// Ids of removed segments; unknown ids have no effect.
     pub(crate) remove: Vec<u32>,
-    /// Entries that are added or replace those with their ids.
+    /// Entries to add. An entry replaces an earlier one with its id.
     pub(crate) put: Vec<SegmentEntry>,
 }
 
@@ -44,8 +45,7 @@ pub(crate) struct Heading {
 }
 
 impl Manifest {
-    /// Reads a manifest with its edits. It never allocates more than a small multiple of the
-    /// input's length.
+    /// Reads a manifest with its edits. Allocates at most a small multiple of the input's length.
     ///
     /// # Errors
     ///
@@ -66,13 +66,13 @@ impl Manifest {
         }
     }
 
-    /// An upper bound of the length after a change, in bytes.
+    /// An upper bound of the length after an edit, in bytes.
     pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
         let rows_len = edit.tables.as_ref().map_or(0, NamedTables::rows_len);
         (self.encoded_len() + rows_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
     }
 
-    /// Applies the change to the manifest and raises its generation.
+    /// Applies an edit to the manifest and raises its generation.
     pub(crate) fn apply(&mut self, edit: &ManifestEdit) {
         self.generation += 1;
         self.next_seq = edit.next_seq.unwrap_or(self.next_seq);
@@ -102,7 +102,8 @@ impl Manifest {
         }
     }
 
-    /// Applies the edits in `bytes` from `at` on, behind the manifest with this check.
+    /// Applies the edits in `bytes` from offset `at` on. `check` is the check of the manifest
+    /// before them.
     fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<(), ManifestError> {
         while let Some(edit) = edit_at(bytes, at, check) {
             self.apply_encoded(edit, at)?;
@@ -111,12 +112,12 @@ impl Manifest {
         let is_magic = |place: &usize| bytes.get(*place..).is_some_and(|rest| rest.starts_with(&MAGIC));
         let later = (at + 1..bytes.len()).filter(is_magic).find_map(|place| edit_at(bytes, place, check));
         if later.is_some() && !planted("damaged_edit_is_an_end") {
-            return Err(ManifestError::Damaged { offset: at as u64, reason: "a damaged edit, with others behind it" });
+            return Err(ManifestError::Damaged { offset: at as u64, reason: "a damaged edit before others" });
         }
         Ok(())
     }
 
-    /// Applies the edit at `at` of the file.
+    /// Applies the edit at offset `at` of the file.
     fn apply_encoded(&mut self, bytes: &[u8], at: usize) -> Result<(), ManifestError> {
         let damaged = |reason| ManifestError::Damaged { offset: at as u64, reason };
         let mut reader =
@@ -126,7 +127,7 @@ impl Manifest {
         let (removed, put) = (reader.u16()?, reader.u16()?);
         let (flags, tables) = (reader.u16()?, usize::from(reader.u16()?));
         if flags & !SETS_TABLES != 0 || flags == 0 && tables > 0 {
-            return Err(damaged("unknown flags of an edit"));
+            return Err(damaged("an edit with unknown flags"));
         }
         let mut edit = ManifestEdit { next_seq: Some(next_seq), max_version, ..ManifestEdit::default() };
         if flags & SETS_TABLES != 0 {
@@ -143,7 +144,7 @@ impl Manifest {
             && next_seq >= self.next_seq
             && max_version >= self.max_version;
         if reader.at != reader.bytes.len() || !goes_on {
-            return Err(damaged("an edit that does not follow from what is before it"));
+            return Err(damaged("an edit that contradicts the manifest before it"));
         }
         self.next_segment_id = next_segment_id;
         self.apply(&edit);
@@ -158,8 +159,8 @@ impl ManifestEdit {
         Self { remove: vec![id], ..Self::default() }
     }
 
-    /// The encoding of the edit for the place `at` of the file of the manifest with this check;
-    /// `after` has the numbers after the edit. `None` if it is too long.
+    /// The encoding of the edit for offset `at` of the file; `None` if it is too long. `after` has
+    /// the manifest's numbers after the edit, `check` is the manifest's check.
     pub(crate) fn encode(&self, after: Heading, check: u32, at: u64) -> Option<Vec<u8>> {
         let tables = self.tables.as_ref();
         let tables_len = tables.map_or(0, |tables| COVERED_LEN_BYTES + tables.rows_len());
@@ -192,7 +193,7 @@ impl ManifestEdit {
     }
 }
 
-/// The bytes of the edit at a place, if valid.
+/// The bytes of the edit at an offset, if valid.
 fn edit_at(bytes: &[u8], at: usize, check: u32) -> Option<&[u8]> {
     let rest = bytes.get(at..).filter(|rest| rest.starts_with(&MAGIC))?;
     let len = u32::from_le_bytes(*rest.get(8..)?.first_chunk()?) as usize;
@@ -201,7 +202,7 @@ fn edit_at(bytes: &[u8], at: usize, check: u32) -> Option<&[u8]> {
     (check_of(body, check, at as u64) == u32::from_le_bytes(*found)).then_some(edit)
 }
 
-/// The check of an edit includes the check of its manifest and its place.
+/// The check of an edit covers its bytes, the check of its manifest and its offset.
 fn check_of(body: &[u8], check: u32, at: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&check.to_le_bytes());
@@ -290,7 +291,7 @@ mod tests {
         let mut bent = bytes.clone();
         bent[132] ^= 1;
         refused(bent, 108);
-        // At another place, or behind another manifest, the bytes are not an edit.
+        // At another offset, or after another manifest, the bytes are not an edit.
         let twice = [&bytes[..], &bytes[224..]].concat();
         assert_eq!(Manifest::decode(&twice), Manifest::decode(&bytes));
         let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[108..]].concat();
@@ -331,7 +332,7 @@ mod tests {
         wrong(|manifest| manifest.tables.covered.compacted_below = 4);
         wrong(|manifest| manifest.tables.covered.offset = 63);
         wrong(|manifest| manifest.tables.covered.next_seq = 67);
-        // An edit with such a list is refused too.
+        // An edit with such a list is also refused.
         let mut first = Manifest::new([0xab; 16]);
         first.next_segment_id = 3;
         let mut bytes = first.encode();

@@ -16,7 +16,7 @@ use crate::names::{MANIFEST, MANIFEST_TMP};
 use crate::reserves::Reserves;
 use crate::store_dir::StoreDir;
 
-/// Edits are appended to the manifest until they are longer than it and than this.
+/// Edits are appended to the manifest until they are longer than both the manifest and this.
 const LEAST_EDITS_BYTES: u64 = manifest_edit::MAX_LEN_BYTES as u64;
 
 /// The manifest of an open store.
@@ -32,12 +32,12 @@ pub(crate) struct ManifestFile {
 #[derive(Debug)]
 pub(crate) struct CurrentManifest {
     now: Manifest,
-    /// `None` until this open has written the manifest: an earlier one may have failed to sync its
-    /// end.
+    /// `None` until this open has written the manifest, because an earlier open may have failed to
+    /// sync the manifest's end.
     log: Option<EditLog>,
 }
 
-/// The file of a manifest, with edits behind it.
+/// The file of a manifest with edits after it.
 #[derive(Debug)]
 pub(crate) struct EditLog {
     file: Arc<dyn File>,
@@ -51,10 +51,10 @@ pub(crate) struct EditLog {
 /// How a change is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// As an appended edit, if that is shorter.
+    /// As an appended edit, if that is shorter than a whole manifest.
     Shortest,
-    /// As the last change: the manifest is written anew, so that one checksum covers all of it, and
-    /// its file is closed. Without a new file for that, the change is appended after all.
+    /// As the last change: the whole manifest is written, so that one checksum covers all of it,
+    /// and its file is closed. If no new file can be created, the change is appended after all.
     Last,
 }
 
@@ -67,28 +67,28 @@ impl Deref for CurrentManifest {
 }
 
 impl EditLog {
-    /// The file that was just written, with this manifest in it.
+    /// The file that was just written with this manifest.
     pub(crate) fn new(file: Arc<dyn File>, path: PathBuf, encoded: &[u8]) -> Self {
         let check = encoded.last_chunk().map_or(0, |check| u32::from_le_bytes(*check));
         let whole_bytes = encoded.len() as u64;
         Self { file, path, check, whole_bytes, end: whole_bytes }
     }
 
-    /// Appends a change, durably. `Ok(false)`: this file cannot take it, and nothing has changed.
+    /// Appends a change durably. `Ok(false)` means that this file cannot take it, and that nothing
+    /// has changed.
     fn append(&mut self, after: Heading, edit: &ManifestEdit) -> Result<bool, NotAppended> {
         let Some(bytes) = edit.encode(after, self.check, self.end) else { return Ok(false) };
         let end = self.end + bytes.len() as u64;
         if end - self.whole_bytes > self.whole_bytes.max(LEAST_EDITS_BYTES) || end > MAX_LEN_BYTES as u64 {
             return Ok(false);
         }
-        // The file has lost its name, or has a second one, whose owner expects that it does not
-        // change.
+        // The file has lost its name, or has a second name, under which it must not change.
         if self.file.metadata().map_or(true, |found| found.links != 1 && !planted("edit_in_a_linked_manifest")) {
             return Ok(false);
         }
         if let Err((written, error)) = write_all_at(self.file.as_ref(), &bytes, self.end) {
             let failed = SegmentError::io_or_full("write", &self.path, bytes.len() as u64, error);
-            // An edit with a missing part is no edit.
+            // An incomplete edit has no effect.
             let is_harmless = (failed.is_full() || failed.is_shortage()) && written < bytes.len() as u64;
             return if is_harmless { Ok(false) } else { Err(NotAppended { failed, may_be_replaced: false }) };
         }
@@ -103,11 +103,11 @@ impl EditLog {
     }
 }
 
-/// The error after which an edit may count or not.
+/// An error that leaves it open whether the edit takes effect.
 #[derive(Debug)]
 struct NotAppended {
     failed: SegmentError,
-    /// Writing the manifest anew removes the doubt.
+    /// Whether writing the whole manifest removes the doubt.
     may_be_replaced: bool,
 }
 
@@ -118,17 +118,17 @@ impl ManifestFile {
         Self { store, reserves, current }
     }
 
-    /// The current manifest, which does not change meanwhile.
+    /// The current manifest, which does not change while the guard lives.
     pub(crate) fn lock(&self) -> RankedGuard<'_, CurrentManifest> {
         self.current.lock()
     }
 
     /// Changes the manifest: on disk first, then in memory. `edit` returns the change for the
-    /// current manifest. On a full device, reserves are removed to make room.
+    /// current manifest. On a full device, it removes reserves to make room.
     ///
     /// # Errors
     ///
-    /// Any; then either nothing has changed, or the store is poisoned.
+    /// After any error, either nothing has changed, or the store is poisoned.
     pub(crate) fn edit(&self, form: Form, edit: impl FnOnce(&Manifest) -> ManifestEdit) -> Result<(), SegmentError> {
         self.store.poison.check()?;
         let mut current = self.current.lock();
@@ -163,8 +163,8 @@ impl ManifestFile {
         let mut next = now.clone();
         next.apply(&edit);
         let written = match (self.write_whole(&next, in_doubt), log.as_mut().filter(|_| form == Form::Last)) {
-            // Nothing has changed: for example, the process had no file descriptor left. The open
-            // file takes the edit.
+            // Nothing has changed; for example, the process had no file descriptor left. The edit
+            // goes to the open file.
             (Err(failure), Some(log)) if !self.store.poison.is_set() && !planted("last_edit_needs_a_file") => {
                 let appended = log.append(now.heading_after(&edit), &edit);
                 if !appended.map_err(|NotAppended { failed, .. }| self.store.poison.latch_sync(failed))? {
@@ -177,14 +177,14 @@ impl ManifestFile {
         };
         *log = (form == Form::Shortest).then_some(written);
         *now = next;
-        // The old file's room is free from here on, and becomes the reserve before other files take
-        // it. If that fails, the next creation of a file for new data returns the error.
+        // The old file's room is free now, and becomes the reserve before other files take it. If
+        // that fails, the next creation of a file for new data returns the error.
         let _made_later = self.reserves.keep_manifest_reserve(now.encoded_len() as u64);
         Ok(())
     }
 
-    /// Writes all of a manifest. `in_doubt` is the error that left the content of the replaced file
-    /// unknown.
+    /// Writes a whole manifest. `in_doubt` is the error, if any, that left the content of the
+    /// replaced file unknown.
     fn write_whole(&self, next: &Manifest, in_doubt: Option<SegmentError>) -> Result<EditLog, SegmentError> {
         let mut written = replace_manifest(self.store.dir.as_ref(), next);
         while matches!(&written, Err(NotReplaced::Unchanged(error)) if error.is_full()) && self.reserves.give_up_room()
@@ -202,12 +202,12 @@ impl ManifestFile {
     }
 }
 
-/// Why a manifest was not replaced.
+/// The reason why a manifest was not replaced.
 #[derive(Debug)]
 pub(crate) enum NotReplaced {
-    /// The old one is in place.
+    /// The old manifest is in place.
     Unchanged(SegmentError),
-    /// Either one may be in place.
+    /// The old or the new manifest is in place.
     Unknown(SegmentError),
 }
 
@@ -219,11 +219,11 @@ impl From<NotReplaced> for SegmentError {
     }
 }
 
-/// Replaces the manifest, so that a crash leaves either the old or the new one. Returns the new
-/// file and its bytes.
+/// Replaces the manifest atomically: a crash leaves the old or the new one. Returns the new file
+/// and its bytes.
 pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Arc<dyn File>, Vec<u8>), NotReplaced> {
     let bytes = manifest.encode();
-    // An earlier attempt may have left one.
+    // An earlier attempt may have left a file.
     remove_if_there(dir, MANIFEST_TMP).map_err(NotReplaced::Unchanged)?;
     let tmp = dir.path().join(MANIFEST_TMP);
     let file = dir
@@ -234,8 +234,8 @@ pub(crate) fn replace_manifest(dir: &dyn Dir, manifest: &Manifest) -> Result<(Ar
         if !is_unchanged {
             return Err(NotReplaced::Unknown(error));
         }
-        // The old one is in place. If this removal fails, the next attempt or the next open removes
-        // the file.
+        // The old manifest is in place. If this removal fails, the next attempt or the next open
+        // removes the file.
         let _removed = remove_if_there(dir, MANIFEST_TMP);
         return Err(NotReplaced::Unchanged(error));
     }

@@ -1,4 +1,4 @@
-//! Reads the numbers of a manifest, and what can be wrong with its bytes.
+//! Reads the numbers of a manifest, and defines the errors of its bytes.
 
 use thiserror::Error;
 

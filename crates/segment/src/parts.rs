@@ -10,10 +10,10 @@
 //! | [`LogTail`] | the segments at the tail of the log, and their syncs |
 //! | [`Successors`] | the preparation of segments for commits |
 //!
-//! Lock order: `preparing` of the reserves (creates files ahead of use), `sync_turn` of the tail
-//! (one sync at a time), the manifest (held while the file is replaced), the tail (held for a few
-//! instructions, never across I/O). An append takes none of them; a roll with a prepared successor
-//! takes that of the tail alone.
+//! Lock order: `preparing` of the reserves (held while files are created ahead of use), `sync_turn`
+//! of the tail (one sync at a time), the manifest (held while the file is replaced), the tail (held
+//! for a few instructions, never across I/O). An append takes none of these locks. A roll with a
+//! prepared successor takes only the lock of the tail.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) struct StoreParts {
     pub(crate) manifest: Arc<ManifestFile>,
     pub(crate) tail: Arc<LogTail>,
     pub(crate) successors: Successors,
-    /// The option of that name.
+    /// The option with this name.
     pub(crate) long_record_bytes: u32,
 }
 

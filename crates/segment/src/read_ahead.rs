@@ -1,12 +1,12 @@
 //! Read-ahead for sequential readers.
 //!
-//! The readers' maps have the advice "random", so that a lookup reads the pages of its record and
-//! no others. A reader of a whole segment from front to back holds an [`InOrder`]; meanwhile the
-//! kernel reads ahead. A scan, which may end soon, first asks for windows ahead of it
-//! ([`ReadAhead`]): a small one first, so that a scan of a few records reads little, and each twice
-//! as long as the one before. After the longest window it counts as a reader of the whole segment:
-//! windows come in single small pages, which cost three times the processor time of the large pages
-//! of the kernel's own read-ahead.
+//! The readers' maps have the advice "random", so that a lookup reads only the pages of its record.
+//! A reader of a whole segment from front to back holds an [`InOrder`]; while it lives, the kernel
+//! reads ahead. A scan may end soon, so it first requests windows ([`ReadAhead`]): a small one, so
+//! that a scan of a few records reads little, then each twice as long as the previous one. After
+//! the longest window, the scan counts as a reader of the whole segment, because windows come in
+//! single small pages, which cost three times the processor time of the kernel's own read-ahead in
+//! large pages.
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
@@ -19,18 +19,18 @@ const LONGEST_WINDOW_BYTES: u32 = 512 << 10;
 /// The kernel cuts a longer request, without an error, to the larger of the file's read-ahead size
 /// and the device's longest request. Both are rarely below this.
 const WISH_BYTES: u32 = 128 << 10;
-/// A reader that has read this many bytes of a segment counts as one of all of it.
+/// A reader that has read this many bytes of a segment counts as a reader of the whole segment.
 const LOOK_BYTES: u32 = FIRST_WINDOW_BYTES / 2;
 
 /// The read-ahead state of one reader of one segment.
 #[derive(Debug, Default)]
 pub struct ReadAhead {
     asked_to: u32,
-    /// When the reader reaches this offset, it asks for the next window.
+    /// At this offset the reader requests the next window.
     next_at: u32,
     window_bytes: u32,
-    /// The segment, once the reader counts as one of all of it. Weak: a reader may pause for long,
-    /// and must not delay the removal of the segment's file.
+    /// The segment, once the reader counts as a reader of the whole segment. Weak, because a reader
+    /// may pause for long, and must not delay the removal of the segment's file.
     in_order: Option<Weak<Segment>>,
 }
 
@@ -41,14 +41,14 @@ impl Drop for ReadAhead {
 }
 
 impl ReadAhead {
-    /// Ends its time as a reader of the whole segment, if it is one.
+    /// Ends its state as a reader of the whole segment, if it is one.
     fn end(&mut self) {
         if let Some(segment) = self.in_order.take().and_then(|segment| segment.upgrade()) {
             segment.mapping().end_in_order();
         }
     }
 
-    /// Whether the reader counts as one of the whole segment.
+    /// Whether the reader counts as a reader of the whole segment.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.in_order.is_some()
@@ -61,7 +61,7 @@ impl ReadAhead {
         offset >= self.next_at
     }
 
-    /// The next window for a reader at `offset`: from one to two windows are always ahead of it.
+    /// The next window for a reader at `offset`, which always has one to two windows ahead of it.
     fn next_window(&mut self, offset: u32) -> Range<u32> {
         self.window_bytes = (self.window_bytes * 2).clamp(FIRST_WINDOW_BYTES, LONGEST_WINDOW_BYTES);
         let from = self.asked_to.max(offset);
@@ -71,7 +71,7 @@ impl ReadAhead {
     }
 }
 
-/// A window in pieces that the kernel does not cut.
+/// A window, divided into requests that the kernel does not cut.
 fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
     let wish_bytes = if planted("wishes_are_cut") { LONGEST_WINDOW_BYTES } else { WISH_BYTES };
     let starts = window.clone().step_by(wish_bytes as usize);
@@ -79,10 +79,10 @@ fn wishes(window: Range<u32>) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Segment {
-    /// Starts read-ahead for a sequential reader at `offset`: a window of 64 KiB first, up to 512
-    /// KiB later, and then the kernel's own read-ahead, until the reader is 64 KiB from the end or
-    /// `ahead` is dropped. Costs a comparison, and a system call for each 128 KiB of the first 960
-    /// KiB. Without `may_read_all` the reader asks for windows to the end.
+    /// Reads ahead for a sequential reader at `offset`: first windows of 64 to 512 KiB, then the
+    /// kernel's own read-ahead, until the reader is 64 KiB from the end or `ahead` is dropped.
+    /// Costs a comparison, and a system call for each 128 KiB of the first 960 KiB. Without
+    /// `may_read_all`, the reader requests windows to the end.
     #[inline]
     pub fn read_ahead(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
         if ahead.is_due(offset) && !planted("nobody_reads_ahead") {
@@ -93,7 +93,7 @@ impl Segment {
     #[cold]
     fn ask_for(self: &Arc<Self>, ahead: &mut ReadAhead, offset: u32, may_read_all: bool) {
         if ahead.is_in_order() {
-            // The kernel has read the rest ahead.
+            // The kernel has already read the rest.
             ahead.next_at = u32::MAX;
             return ahead.end();
         }
@@ -116,12 +116,12 @@ impl Segment {
     }
 }
 
-/// A reader of a segment from front to back, as long as this value lives.
+/// Marks a reader of a segment from front to back, as long as this value lives.
 #[derive(Debug)]
 pub struct InOrder<S: Deref<Target = Segment>> {
     segment: S,
-    /// From this offset on it counts as a reader of the whole segment; before, it may end after a
-    /// few records. `None` once it counts.
+    /// From this offset on, it counts as a reader of the whole segment; before that, it may end
+    /// after a few records. `None` once it counts.
     looks_until: Option<u32>,
 }
 
@@ -133,7 +133,7 @@ impl<S: Deref<Target = Segment>> InOrder<S> {
         reader
     }
 
-    /// A reader from `offset` on that may end after a few records.
+    /// A reader from `offset` on, which may end after a few records.
     pub(crate) fn looking(segment: S, offset: u32) -> Self {
         Self { segment, looks_until: Some(offset.saturating_add(LOOK_BYTES)) }
     }
@@ -170,7 +170,7 @@ impl Segment {
         InOrder::of_all(self)
     }
 
-    /// As [`read_in_order`](Self::read_in_order), with a reference of its own to the segment.
+    /// Like [`read_in_order`](Self::read_in_order), with its own reference to the segment.
     #[must_use]
     pub fn hold_in_order(self: &Arc<Self>) -> InOrder<Arc<Self>> {
         InOrder::of_all(Arc::clone(self))
@@ -206,7 +206,7 @@ mod tests {
             windows[..3],
             [64..64 + (64 << 10), 64 + (64 << 10)..64 + (192 << 10), 64 + (192 << 10)..64 + (448 << 10)]
         );
-        assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start), "each byte is asked for once");
+        assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start), "each byte is requested once");
         assert!((127..135).contains(&windows.len()), "{} windows", windows.len());
     }
 }

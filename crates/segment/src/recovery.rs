@@ -1,9 +1,9 @@
 //! Recovery: from the files of an earlier writer to the promised state.
 //!
-//! The manifest names the segments and the sealed ones among them. The others were at the tail of
-//! the log when the writer ended, and are read commit by commit in the order of their ids. The
-//! first incomplete commit ends the log, unless a later record proves that it had been durable;
-//! then it is damage. The rules are in the project's `docs/FORMAT.md` under "Recovery", and the
+//! The manifest names the segments and states which are sealed. The others were at the tail of the
+//! log when the writer ended; recovery reads them commit by commit, in the order of their ids. The
+//! first incomplete commit ends the log. If a later record proves that this commit had been
+//! durable, it is damage. The rules are in the project's `docs/FORMAT.md` under "Recovery", and the
 //! cases of an open in `docs/DURABILITY.md`.
 
 use std::io;
@@ -37,7 +37,7 @@ pub(crate) struct Found {
     pub(crate) file_len: u64,
 }
 
-/// The files of an earlier writer, after the application of the rules. Nothing is changed yet.
+/// The files of an earlier writer, after applying the recovery rules. Nothing has been changed yet.
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) live: Vec<Found>,
@@ -80,19 +80,19 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
         newer => SegmentError::VersionUnsupported { path: path.clone(), what: newer.to_string() },
     })?;
     if has_lost_an_edit(dir, names, &manifest)? && !planted("lost_edit_unnoticed") {
-        let damage = Damage::Manifest("it has lost an edit: a segment with commits is not named");
+        let damage = Damage::Manifest("it has lost an edit: it does not name a segment that has commits");
         return Err(SegmentError::corrupt(&path, bytes.len() as u64, damage));
     }
     Ok(Some(manifest))
 }
 
-/// Whether commits exist that a damaged or missing edit at the end of the manifest had named. A
-/// segment is named before its first commit, together with the raise of the next seq. So a segment
-/// with a base seq from the next seq on has commits only if this edit was lost.
+/// Whether the manifest has lost an edit at its end that named a segment with commits. The edit
+/// that names a segment also raises the next seq, and comes before the segment's first commit. So
+/// if a segment's base seq is not below the manifest's next seq, it has commits only if that edit
+/// was lost.
 ///
-/// Edits follow a manifest that names the active segment. A manifest without an open segment is
-/// complete: its store was closed, or it is a backup, whose directory may have files of the next
-/// backup.
+/// Only a manifest that names an open segment has edits. A manifest without one is complete: its
+/// store was closed, or it is a backup, whose directory may have files of the next backup.
 fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Result<bool, SegmentError> {
     if manifest.segments.iter().all(|entry| entry.state != SegmentState::Open) {
         return Ok(false);
@@ -115,7 +115,7 @@ fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Res
 /// The purpose of a survey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
-    /// Writing afterwards: recovered bytes are rewritten.
+    /// Writing: recovered bytes will be rewritten.
     Write,
     /// Reading only; damage is an error.
     Look,
@@ -147,7 +147,7 @@ pub(crate) fn survey(
     for entry in &manifest.segments {
         let found = match find(dir, *entry, salvage) {
             Ok(found) => found,
-            // What could not be read for want of memory or descriptors is not damaged.
+            // A segment that could not be read for lack of memory or descriptors is not damaged.
             Err(error) if salvage && (!error.is_shortage() || planted("shortage_is_damage")) => {
                 survey.report.damage.push(error);
                 continue;
@@ -162,7 +162,7 @@ pub(crate) fn survey(
     }
     survey.report.unclean = !open.is_empty();
     survey.recover(dir, open, manifest.tables.covered, intent)?;
-    // Oldest first, although open segments were added last.
+    // Open segments were added last; the order is oldest first.
     survey.live.sort_by_key(|found| found.entry.id);
     survey.report.segments.sort_by_key(|segment| segment.id);
     Ok(survey)
@@ -178,8 +178,8 @@ fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
     names.iter().filter(is_garbage).cloned().collect()
 }
 
-/// Opens, maps and identifies one segment. The published length is that of the manifest for a
-/// sealed segment, and that of the file for an open one.
+/// Opens, maps and identifies one segment. The published length of a sealed segment is the
+/// manifest's, of an open one the file's.
 fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
     let path = segment_path(dir.path(), entry.id);
     let file = match dir.open(&segment_name(entry.id), Access::Read) {
@@ -265,7 +265,7 @@ impl Survey {
         self.live.push(found);
     }
 
-    /// Finds the end of the log in the unsealed segments, given by ascending id.
+    /// Finds the end of the log in the unsealed segments, which are in the order of their ids.
     fn recover(
         &mut self,
         dir: &dyn Dir,
@@ -274,7 +274,7 @@ impl Survey {
         intent: Intent,
     ) -> Result<(), SegmentError> {
         for found in &open {
-            // All of it will be read, some of it twice.
+            // The whole segment will be read, parts of it twice.
             found.segment.mapping().read_in_order();
         }
         let tails: Vec<LogEnd> =
@@ -287,7 +287,8 @@ impl Survey {
             }
             self.report.damage.push(error);
         }
-        // Seqs and versions of lost commits: at most the number that fits behind the valid part.
+        // An upper bound of the lost commits, whose seqs and versions must not be used again: the
+        // number that fits after the valid part.
         let mut undone = 0;
         for (index, (found, tail)) in open.into_iter().zip(tails).enumerate() {
             self.report.max_version = self.report.max_version.max(if index <= end { tail.max_version } else { 0 });
@@ -296,7 +297,7 @@ impl Survey {
             let counts = index <= end || planted("keep_later_segments");
             self.settle(dir, found, &tail, counts, intent)?;
         }
-        // At the very end none is left, which is better than a duplicate.
+        // If the numbers run out, none is left, which is better than a duplicate.
         let undone = if planted("version_floor_ignored") { 0 } else { undone };
         self.report.version_floor = self.report.max_version.saturating_add(undone);
         Ok(())
@@ -326,7 +327,7 @@ impl Survey {
             reason: (beyond.end > end).then(|| tail.stop.1.clone()),
         });
         if intent == Intent::Salvage {
-            // The whole file stays readable, for a scan.
+            // The whole file stays readable for a scan.
             self.live.push(found);
             return Ok(());
         }
@@ -356,9 +357,9 @@ fn open(dir: &dyn Dir, id: u32, access: Access) -> Result<Arc<dyn File>, Segment
 
 /// Rewrites the first `end` bytes of a file in place.
 ///
-/// If an earlier sync of the file failed, the kernel may have pages that it treats as clean but
-/// that never reached the disk: they are readable, and another sync would not write them. Rewritten
-/// pages are dirty, so the next sync writes them.
+/// If an earlier sync of the file failed, the kernel may treat pages as clean that never reached
+/// the disk. They are readable, but another sync would not write them. Rewritten pages are dirty,
+/// so the next sync writes them.
 fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File>, SegmentError> {
     const STEP: usize = 1 << 20;
     let file = open(dir, id, Access::Write)?;
@@ -383,8 +384,8 @@ fn rewrite(dir: &dyn Dir, path: &Path, id: u32, end: u32) -> Result<Arc<dyn File
     Ok(file)
 }
 
-/// Whether the log ends before the position that tables cover, which was durable when they were
-/// named.
+/// The error of a log that ends before the position that tables cover: the log was durable up to
+/// there when the manifest named them.
 fn lost_below(open: &[Found], tails: &[LogEnd], end: usize, covered: CoveredPosition) -> Option<SegmentError> {
     let (found, tail) = (open.get(end)?, tails.get(end)?);
     let CoveredPosition { segment, offset, .. } = covered;
@@ -395,7 +396,8 @@ fn lost_below(open: &[Found], tails: &[LogEnd], end: usize, covered: CoveredPosi
     Some(SegmentError::corrupt(found.segment.path(), tail.end.into(), damage))
 }
 
-/// Searches a record whose durable offset is behind the end of the log, which is in segment `end`.
+/// Searches for a record whose durable offset lies beyond the end of the log, which is in segment
+/// `end`.
 fn witness(open: &[Found], tails: &[LogEnd], end: usize) -> Option<SegmentError> {
     if planted("witness_ignored") {
         return None;

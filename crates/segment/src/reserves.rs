@@ -1,20 +1,20 @@
 //! Device room kept for operations that free room.
 //!
-//! Deletes and compaction need room before they free any. Four files reserve it, with room on the
-//! device and content that nobody reads:
+//! Deletes and compaction need room before they free any. Four files reserve this room. They have
+//! room on the device, and their content is never read:
 //!
 //! - for the *manifest*: its replacement is written beside it;
 //! - for *compaction*: its output is written before its inputs are removed;
 //! - for *opening*: the segment that an open begins with. No commit goes into it, so its whole room
-//!   returns, however often a store is opened;
+//!   becomes free again after each open;
 //! - for the *tail*: the next segment, for the records of deletes.
 //!
 //! The store creates them before any file for new data, in this order. While one is missing or too
-//! short, it creates no file for new data: that file might take the room for good. A used-up
-//! reserve is created again from the first room that comes free. The files survive a close and the
+//! short, it creates no file for new data, because that file might take the room permanently. A
+//! used-up reserve is created again as soon as room becomes free. The files survive a close and the
 //! death of the process, so that an open on a full device finds them.
 //!
-//! xfs creates a file only while some room is free. The manifest's reserve is longer by that, and
+//! xfs creates a file only while some room is free. The manifest's reserve includes this room, and
 //! lends it to the creation of the other reserves.
 
 use std::io;
@@ -40,9 +40,10 @@ use crate::store_dir::StoreDir;
 /// Room for a manifest to grow by deletes and compaction: the entries of 16 segments.
 const GROWTH_BYTES: u64 = 16 * ENTRY_LEN_BYTES as u64;
 
-/// The manifest's reserve has this share more than the room for a name: each name takes some of it.
+/// The manifest's reserve exceeds the room for a name by this share of that room, because each name
+/// takes a part of it.
 const LENT_SHARE: u64 = 4;
-/// An allocation may need this share of it more than it takes.
+/// An allocation may need more free room than it takes: more by this share of the room for a name.
 const ALLOCATION_SHARE: u64 = 24;
 
 /// The use of a reserve, in the order of their creation.
@@ -94,16 +95,17 @@ pub(crate) struct Reserves {
     store: Arc<StoreDir>,
     lengths: Arc<FileLengths>,
     spares: Arc<SpareFiles>,
-    /// Held while files are created ahead of their use, and from the taking of a reserve until it
-    /// has a segment's name.
+    /// Held while files are created ahead of their use, and while a reserve that was taken does not
+    /// have a segment's name yet.
     preparing: RankedMutex<()>,
     states: RankedMutex<[ReserveState; ALL.len()]>,
-    /// Whether each of them has its needed length.
+    /// Whether each reserve has its needed length.
     is_enough: AtomicBool,
-    /// The bytes available, and the length of the file, when the device last refused one.
+    /// The device's last refusal of a file: the bytes available at that time, and the length of the
+    /// file.
     refused: Mutex<Option<(u64, u32)>>,
-    /// The length of the manifest in bytes. Held while the manifest changes: nothing else may take
-    /// the room that it needs.
+    /// The length of the manifest in bytes. Held while the manifest changes, so that no other
+    /// reserve takes the room that it needs.
     manifest_len_bytes: RankedMutex<u64>,
 }
 
@@ -122,7 +124,8 @@ impl Reserves {
         }
     }
 
-    /// Waits until no other thread creates files ahead of their use, and keeps others from it.
+    /// Waits until no other thread creates files ahead of their use, and excludes others until the
+    /// guard is dropped.
     pub(crate) fn begin_preparing(&self) -> RankedGuard<'_, ()> {
         self.preparing.lock()
     }
@@ -148,9 +151,9 @@ impl Reserves {
         (kept().count(), kept().map(|file| file.len_bytes).sum())
     }
 
-    /// Turns a file that no manifest names and nobody holds into a reserve, if one is missing;
-    /// otherwise removes it. The room is never free in between: on a full device others could take
-    /// it, and compaction or a later open would lack it.
+    /// Turns a file that no manifest names and nothing holds into a reserve, if one is missing;
+    /// otherwise removes it. The room is never free in between, because on a full device others
+    /// could take it, and compaction or a later open would lack it.
     pub(crate) fn take_back(&self, name: &str, kind: SegmentKind) -> Result<(), SegmentError> {
         if !self.is_enough() {
             let mut states = self.states.lock();
@@ -158,7 +161,7 @@ impl Reserves {
             let which: &[ReserveKind] = match kind {
                 _ if len_bytes == 0 => &[],
                 SegmentKind::Append if len_bytes <= OPENING_LEN_BYTES.into() => &[ReserveKind::Opening],
-                // A reserve that was cut grows again later.
+                // A shortened reserve grows again later.
                 _ => &[ReserveKind::Compaction, ReserveKind::Tail],
             };
             let missing = which.iter().copied().find(|reserve| states[*reserve as usize].file.is_none());
@@ -193,9 +196,9 @@ impl Reserves {
         Ok(())
     }
 
-    /// The length of an existing reserve, after making sure that all of it has room on the device.
-    /// `None` if the file is of no use: another program may have created it, copied it, or given it
-    /// a second name.
+    /// The length of an existing reserve, after allocating all of its room on the device. `None` if
+    /// the file cannot be used: another program may have created it, copied it, or given it a
+    /// second name.
     fn adopt(&self, name: &str) -> io::Result<Option<u64>> {
         let file = self.store.dir.open(name, Access::Write)?;
         let found = file.metadata()?;
@@ -218,8 +221,8 @@ impl Reserves {
         Ok(self.is_enough())
     }
 
-    /// The same without the reserve of the tail; returns whether those for compaction and for
-    /// opening are complete.
+    /// Like [`keep_segments`](Self::keep_segments), without the reserve for the tail. Returns
+    /// whether the reserves for compaction and for opening are complete.
     pub(crate) fn keep_all_but_the_tail(&self, lengths: Lengths) -> Result<bool, SegmentError> {
         self.keep_in_order(lengths, &[ReserveKind::Compaction, ReserveKind::Opening])
     }
@@ -242,20 +245,20 @@ impl Reserves {
         made.map(|()| which.iter().all(|reserve| states[*reserve as usize].is_enough()))
     }
 
-    /// Creates a reserve of this length, or else of a large part of it: a file in many extents
-    /// takes room for their list.
+    /// Creates a reserve of `wanted` bytes, or of a large part of that: a file in many extents
+    /// takes additional room for their list.
     fn keep_some(&self, states: &mut [ReserveState], reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
         self.keep(states, reserve, wanted)?;
         if states[reserve as usize].is_at_least(wanted) {
             return Ok(());
         }
-        // Read again, since other reserves have taken of it. Some users get more room than the
-        // system reports.
+        // The free room is read again, because other reserves have taken a part of it. Some users
+        // get more room than the system reports.
         let left = self.lengths.room()?.available_bytes.min(wanted);
         [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(states, reserve, len))
     }
 
-    /// Keeps others from creating reserves while the manifest changes. The returned guard holds the
+    /// Excludes the creation of reserves while the manifest changes. The returned guard holds the
     /// length of the manifest, in bytes.
     pub(crate) fn begin_edit(&self) -> RankedGuard<'_, u64> {
         self.manifest_len_bytes.lock()
@@ -273,10 +276,11 @@ impl Reserves {
         made
     }
 
-    /// Keeps room for a manifest of this length. Keeps room for its growth and for names too if the
-    /// other reserves are complete; on a full device the free room may be what compaction has just
-    /// returned, and they come first. Also if the reserve was given up for a manifest: then the
-    /// room of the previous manifest is free.
+    /// Keeps room for a manifest of this length. If the other reserves are complete, it also keeps
+    /// room for the manifest's growth and for names. Otherwise they come first: on a full device,
+    /// the free room may be room that compaction has just freed. It also keeps that room if the
+    /// manifest's reserve was given up for a new manifest, because then the room of the previous
+    /// manifest is free.
     fn keep_manifest(&self, states: &mut [ReserveState], manifest_len: u64) -> Result<(), SegmentError> {
         let for_names = self.lengths.for_names();
         let enough = (manifest_len + GROWTH_BYTES).next_multiple_of(BLOCK_LEN_BYTES) + for_names;
@@ -295,8 +299,9 @@ impl Reserves {
         self.keep(states, ReserveKind::Manifest, manifest_len)
     }
 
-    /// Lengthens the manifest's reserve to `wanted` bytes, or as far as there is room for it: the
-    /// manifest may have grown into the reserve that was given up for it, of which the rest stays.
+    /// Lengthens the manifest's reserve to `wanted` bytes, or as far as there is room: the manifest
+    /// may have grown into the reserve that was given up for it, so that only the rest of it is
+    /// left.
     fn keep_most(&self, states: &mut [ReserveState], wanted: u64, for_names: u64) -> Result<(), SegmentError> {
         let reserve = ReserveKind::Manifest;
         self.keep(states, reserve, wanted)?;
@@ -309,14 +314,14 @@ impl Reserves {
         [0, less, 2 * less].into_iter().try_for_each(|less| self.keep(states, reserve, most.saturating_sub(less)))
     }
 
-    /// Lengthens one reserve to `wanted` bytes, if it is shorter and the device has room for it.
+    /// Lengthens one reserve to `wanted` bytes if it is shorter and the device has room for that.
     fn keep(&self, states: &mut [ReserveState], reserve: ReserveKind, wanted: u64) -> Result<(), SegmentError> {
         if wanted == 0 || states[reserve as usize].is_at_least(wanted) {
             return Ok(());
         }
         let kept = states[reserve as usize].file.clone();
         let opened = kept.as_ref().map(|file| (file.name.clone(), self.store.dir.open(&file.name, Access::Write)));
-        // Another program may have removed it.
+        // Another program may have removed the file.
         let opened =
             opened.filter(|(_, made)| !made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
         let (name, made) = match opened {
@@ -332,8 +337,8 @@ impl Reserves {
             return Ok(());
         };
         match &states[reserve as usize].file {
-            // A short reserve is better than none: without it, new data would take the room. But
-            // the part that the failed attempt allocated is returned.
+            // A short reserve is better than none, because new data would take its room. Only the
+            // part that the failed attempt allocated is given back.
             Some(kept) => self.cut(kept, kept.len_bytes)?,
             None => remove_if_there(self.store.dir.as_ref(), &name)?,
         }
@@ -362,7 +367,7 @@ impl Reserves {
         again
     }
 
-    /// Gives back a reserve's room past `len_bytes`.
+    /// Shortens a reserve to `len_bytes`.
     fn cut(&self, kept: &ReserveFile, len_bytes: u64) -> Result<(), SegmentError> {
         let cut = self.store.dir.open(&kept.name, Access::Write).and_then(|file| file.set_len(len_bytes));
         cut.map_err(|error| SegmentError::io("cut", &self.store.path_of(&kept.name), error))
@@ -370,20 +375,20 @@ impl Reserves {
 
     fn create_reserve(&self, reserve: ReserveKind) -> Result<(String, io::Result<Arc<dyn File>>), SegmentError> {
         let name = reserve.name();
-        // A failed attempt may have left one.
+        // A failed attempt may have left a file.
         remove_if_there(self.store.dir.as_ref(), &name)?;
         match self.store.dir.create_new(&name) {
-            // A foreign directory.
+            // A foreign directory has the name.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(self.spares.create_spare_file()),
             made => Ok((name, made)),
         }
     }
 
-    /// Before new data takes room: makes sure that all reserves are complete, or completes them.
+    /// Completes all reserves before new data takes room.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Full`] if one stays incomplete; deletes and compaction may still run, and
+    /// [`SegmentError::Full`] if a reserve stays incomplete; deletes and compaction still work, and
     /// free room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise.
     fn require(&self, lengths: Lengths) -> Result<(), SegmentError> {
         self.store.poison.check()?;
@@ -394,9 +399,9 @@ impl Reserves {
         Err(SegmentError::Full { path: self.store.path().to_owned(), needed_bytes: lengths.reserve.into() })
     }
 
-    /// Creates a file for new data beside the reserves, unless the last attempt has shown that
-    /// there is no room for `least` bytes: a full device takes milliseconds to refuse, and every
-    /// write would ask it again.
+    /// Creates a file for new data, besides the reserves. Refuses without asking the device if the
+    /// last attempt has shown that there is no room for `least` bytes: a full device takes
+    /// milliseconds to refuse, and each write would wait for that.
     pub(crate) fn grow<T>(
         &self,
         lengths: Lengths,
@@ -415,7 +420,7 @@ impl Reserves {
         made
     }
 
-    /// Before new data goes into a segment for which a reserve was used up: as
+    /// Completes the reserves before new data goes into a segment that has used up a reserve. Like
     /// [`grow`](Self::grow), but creates no file.
     #[cold]
     pub(crate) fn require_again(&self) -> Result<(), SegmentError> {
@@ -423,20 +428,21 @@ impl Reserves {
         self.grow(self.lengths.now(0)?, 0, || Ok(()))
     }
 
-    /// Room has come free: used-up reserves get it first.
+    /// Creates used-up reserves again. Call it when room has become free, before other files take
+    /// it.
     pub(crate) fn refill(&self) -> Result<bool, SegmentError> {
         if self.is_enough() {
             *self.refused.lock() = None;
             return Ok(true);
         }
-        // A reserve in use keeps its name until it gets a segment's: meanwhile nobody may create a
-        // new one under that name.
+        // A reserve in use keeps its name until it gets a segment's name. Until then, no thread may
+        // create a new reserve under its name.
         let _preparing = self.begin_preparing();
         self.refill_while_preparing()
     }
 
-    /// As [`refill`](Self::refill), for a caller that holds `preparing`, or has
-    /// the store alone.
+    /// Like [`refill`](Self::refill), for a caller that holds `preparing` or has exclusive use of
+    /// the store.
     pub(crate) fn refill_while_preparing(&self) -> Result<bool, SegmentError> {
         *self.refused.lock() = None;
         if self.is_enough() || planted("reserve_not_put_back") {
@@ -457,7 +463,7 @@ impl Reserves {
         u32::try_from(self.len_bytes(ReserveKind::Compaction)).unwrap_or(u32::MAX)
     }
 
-    /// Takes a reserve as a spare with room for `least` bytes, if it is that long.
+    /// Takes a reserve as a spare if it has room for `least` bytes.
     pub(crate) fn take_reserve(&self, reserve: ReserveKind, least: u32) -> Result<Option<Spare>, SegmentError> {
         let mut states = self.states.lock();
         let state = &mut states[reserve as usize];
@@ -468,7 +474,7 @@ impl Reserves {
         let opened = opened.and_then(|file| if is_own(&file) { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) });
         let spare = match opened {
             Ok(file) => self.spares.map_spare(kept.name, file, u32::try_from(kept.len_bytes).unwrap_or(u32::MAX))?,
-            // Another program has removed it.
+            // Another program has removed the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 state.file = None;
                 self.note(states.as_slice());
@@ -481,8 +487,8 @@ impl Reserves {
         Ok(Some(spare))
     }
 
-    /// Removes a reserve, to make room for a manifest: the manifest's own, or else one of the
-    /// others. Returns whether there was any.
+    /// Removes a reserve to make room for a manifest: the manifest's own if it exists, otherwise
+    /// another one. Returns whether there was one.
     pub(crate) fn give_up_room(&self) -> bool {
         let mut states = self.states.lock();
         [ReserveKind::Manifest, ReserveKind::Tail, ReserveKind::Opening, ReserveKind::Compaction]
@@ -496,8 +502,8 @@ impl Reserves {
         given.is_some_and(|file| self.store.dir.remove_file(&file.name).is_ok())
     }
 
-    /// A new name in a directory may need a block of room. Frees it by removing the manifest's
-    /// reserve; some file systems hand the room out only once the removal is durable.
+    /// Frees room for a new name in the directory, which may need a block, by removing the
+    /// manifest's reserve. Syncs the removal, because some file systems reuse the room only then.
     ///
     /// # Errors
     ///
@@ -510,7 +516,7 @@ impl Reserves {
         Ok(true)
     }
 
-    /// Cuts reserves to the wanted length if they are more than twice as long.
+    /// Shortens reserves to the wanted length if they are more than twice as long.
     pub(crate) fn trim(&self, lengths: Lengths) -> Result<(), SegmentError> {
         *self.refused.lock() = None;
         let mut states = self.states.lock();
@@ -525,8 +531,8 @@ impl Reserves {
         Ok(())
     }
 
-    /// A file for compaction's output: a new one, or the reserve. One record takes up to `least`
-    /// bytes.
+    /// A file for compaction's output: a new file or the reserve. It has room for at least one
+    /// record of `least` bytes.
     pub(crate) fn compaction_file(&self, capacity: u32, least: u32, purpose: Purpose) -> Result<Spare, SegmentError> {
         let lengths = self.lengths.now(least)?;
         let least = least.max(MIN_SEGMENT_LEN_BYTES);
@@ -534,11 +540,11 @@ impl Reserves {
         if purpose == Purpose::Grow {
             return self.grow(lengths, least, || self.spares.create_spare(capacity));
         }
-        // A new file shorter than the reserve would be no better than the reserve.
+        // If a new file would be shorter than the reserve, the reserve is as good.
         let shortest = self.compaction_reserve_len().clamp(least, capacity);
         match self.spares.create_spare_within(capacity, shortest) {
             Err(error) if error.is_full() => {
-                // The room that compaction frees refills both.
+                // The room that compaction frees refills both reserves.
                 match self.take_reserve(ReserveKind::Compaction, least)? {
                     Some(spare) => Ok(spare),
                     None => self.take_reserve(ReserveKind::Tail, least)?.ok_or(error),
@@ -576,22 +582,24 @@ impl Reserves {
         }
     }
 
-    /// Removes an unused file; the reserves get its room first. If the store is poisoned, the
-    /// manifest may name the file, and it stays. The caller holds `preparing`.
+    /// Removes an unused file, and gives its room to the reserves first. If the store is poisoned,
+    /// the manifest may name the file, so it stays. The caller holds `preparing`.
     pub(crate) fn discard(&self, spare: Spare) {
         let Spare { name, file, mapping } = spare;
         drop((file, mapping));
         if !self.store.poison.is_set() {
-            // If these fail, the next open removes the file and refills the reserves.
+            // If these calls fail, the next open removes the file and refills the reserves.
             let _taken = self.take_back(&name, SegmentKind::Append);
             let _refilled = self.refill_while_preparing();
         }
     }
 
-    /// The file of a segment that no manifest names any more, and that holds nothing that counts.
+    /// Removes or reuses the file of a segment that no manifest names any more and that has no
+    /// records in use.
     pub(crate) fn end_unnamed(&self, segment: Arc<Segment>) -> Result<(), SegmentError> {
         let (name, kind) = (segment_name(segment.id()), segment.kind());
-        // Whoever holds it may look at its bytes, which would change.
+        // If something else holds the segment, it may read its bytes, so the file must not be
+        // reused.
         if Arc::into_inner(segment).is_some() {
             return self.take_back(&name, kind);
         }

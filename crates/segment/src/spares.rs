@@ -1,7 +1,7 @@
 //! Creation of files ahead of their use.
 //!
 //! A *spare* is a file with room on the device and no valid content. Old content of a spare never
-//! passes for a record, since a fresh random salt seeds every checksum.
+//! passes for a record, because a new random salt seeds every checksum.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::names::{FIRST_FREE_SPARE, spare_name};
 use crate::options::AppendMode;
 use crate::store_dir::StoreDir;
 
-/// A file with room in it, and a map of it; no manifest names it.
+/// A file with room on the device and its map. No manifest names it.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) name: String,
@@ -37,12 +37,12 @@ pub(crate) struct SpareFiles {
     store: Arc<StoreDir>,
     /// [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
     pub(crate) mode: AppendMode,
-    /// Memory maps kept for compaction, in case the process reaches its limit.
+    /// Memory maps kept for compaction, in case the process reaches its limit of maps.
     pub(crate) maps: MapReserve,
     /// The next number of a spare file. Each open removes left-over spares and restarts the
     /// numbers.
     next_number: AtomicU32,
-    /// The last attempt to make a file found the device full.
+    /// Whether the last attempt to create a file found the device full.
     is_full: AtomicBool,
 }
 
@@ -112,7 +112,7 @@ impl SpareFiles {
         let allocated =
             retry_interrupted(|| file.allocate(len_bytes.into())).map_err(|error| failed("allocate", error));
         allocated.and_then(|()| self.map_spare(name.clone(), file, len_bytes)).inspect_err(|_| {
-            // If this fails too, the next open removes the file; the caller gets the first error.
+            // If this also fails, the next open removes the file. The caller gets the first error.
             let _removed = self.store.dir.remove_file(&name);
         })
     }
@@ -126,8 +126,8 @@ impl SpareFiles {
         Ok(Spare { name, file, mapping })
     }
 
-    /// Creates a file of `len_bytes`, or without room for that, of a half, a quarter and so on, but
-    /// never shorter than `least` bytes.
+    /// Creates a file of `len_bytes`. If there is no room for that, tries half the length, a
+    /// quarter and so on, but no less than `least` bytes.
     pub(crate) fn create_spare_within(&self, len_bytes: u32, least: u32) -> Result<Spare, SegmentError> {
         let least = least.max(len_bytes.min(SHORT_LEN_BYTES));
         let mut len = len_bytes.max(least);

@@ -1,4 +1,4 @@
-//! A store's files as a whole: opening, the handle, and the work of background threads.
+//! An open store: opening it, its handle, and the work of background threads.
 
 use std::io;
 use std::path::Path;
@@ -22,8 +22,8 @@ use crate::sync::SyncPoint;
 use crate::table_list::NamedTables;
 
 /// An open store: the state that the appender, readers, background threads and the compactor share.
-/// Clone it freely. The lock is held until the last clone, the [`Appender`](crate::Appender) and
-/// all [`SyncPoint`]s are gone.
+/// Clones are cheap. The store stays locked until the last clone, the [`Appender`](crate::Appender)
+/// and all [`SyncPoint`]s are dropped.
 #[derive(Clone, Debug)]
 pub struct SegmentStore {
     parts: Arc<StoreParts>,
@@ -34,13 +34,13 @@ pub struct SegmentStore {
 pub struct TailStats {
     /// How commits are appended: [`AppendMode::Mapped`] or [`AppendMode::Positioned`].
     pub appends: AppendMode,
-    /// Live segments that the manifest names, the prepared one among them.
+    /// Number of live segments in the manifest, including the prepared one.
     pub segments: usize,
-    /// Segments that were rolled and are not sealed in the manifest yet.
+    /// Number of rolled segments that are not sealed in the manifest yet.
     pub rolled: usize,
     /// Whether the active segment's successor is ready.
     pub prepared: bool,
-    /// The number of segment reserves that exist, of three: for compaction, for opening and for the
+    /// Number of existing segment reserves, at most three: for compaction, for opening and for the
     /// tail.
     pub reserves: usize,
     /// Bytes on the device that hold no records yet: the unused ends of the active and the prepared
@@ -48,28 +48,28 @@ pub struct TailStats {
     pub reserved_bytes: u64,
     /// Whether the last attempt to create a file found the device full.
     pub full: bool,
-    /// Whether writes are refused because one failed.
+    /// Whether the store refuses writes because one has failed.
     pub poisoned: bool,
 }
 
-/// How far the tail of the log has come.
+/// The ends of the log: of its commits, and of its durable part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TailProgress {
     /// The id of the active segment.
     pub segment: u32,
     /// Its length in bytes.
     pub len_bytes: u32,
-    /// The end of its durable commits, as an offset; 0 if none is known to be durable.
+    /// The offset of the end of its durable commits; 0 if none is known to be durable.
     pub durable_bytes: u32,
-    /// The number of its bytes that positioned writes appended because their commit [was
+    /// Number of its bytes that positioned writes appended because their commit [was
     /// long](crate::StoreOptions::long_record_bytes). They need no prefault.
     pub written_bytes: u32,
 }
 
 impl SegmentStore {
     /// Opens a store for writing, or creates one. Takes the lock, reads the manifest, and applies
-    /// the recovery rules to the segments that are not sealed. Until [`Recovery::finish`] another
-    /// open would find the same store.
+    /// the recovery rules to the segments that are not sealed. It changes nothing before
+    /// [`Recovery::finish`].
     ///
     /// Costs one pass over the segments that are not sealed, usually one or two.
     ///
@@ -107,7 +107,7 @@ impl SegmentStore {
         Self::open_as(Content::KeyValue, fs, dir, options)
     }
 
-    /// The same, for records with another meaning.
+    /// Like [`open`](Self::open), for records with another meaning.
     pub(crate) fn open_as(
         content: Content,
         fs: Arc<dyn Fs>,
@@ -116,7 +116,7 @@ impl SegmentStore {
     ) -> Result<(Self, Recovery), SegmentError> {
         options.check()?;
         if options.create_if_missing {
-            // A directory takes a block.
+            // A new directory takes a block.
             fs.create_dir_all(dir).map_err(|error| SegmentError::io_or_full("create", dir, BLOCK_LEN_BYTES, error))?;
         }
         let path = dir;
@@ -163,36 +163,37 @@ impl SegmentStore {
         self.parts.successors.wants_preparation()
     }
 
-    /// Creates the reserves for deletes and compaction, and then the active segment's successor
-    /// with the length that [`set_next_len`](Self::set_next_len) has set, or less on a small
-    /// device; for a background thread. Returns whether there was work.
+    /// Creates the reserves for deletes and compaction, and then the active segment's successor,
+    /// for a background thread. The successor has the length that
+    /// [`set_next_len`](Self::set_next_len) has set, or less on a small device. Returns whether
+    /// there was work.
     ///
     /// # Errors
     ///
     /// [`SegmentError::Full`], and nothing has changed: appends succeed while the active segment
-    /// has room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise; unless the store [is
-    /// poisoned](Self::is_poisoned), nothing has changed either, and the caller can try again: the
-    /// process may have run out of file descriptors or memory.
+    /// has room. [`SegmentError::Io`] or [`SegmentError::Poisoned`] otherwise. Unless the store [is
+    /// poisoned](Self::is_poisoned), nothing has changed, and the caller can try again: the process
+    /// may have run out of file descriptors or memory.
     pub fn prepare_next(&self, stamp: Stamp) -> Result<bool, SegmentError> {
         self.parts.successors.prepare_next(stamp)
     }
 
     /// Sets the length of files that are created ahead of their use. The initial value and the
-    /// upper limit are [`StoreOptions::segment_len_bytes`]. A small value under a small write load
-    /// keeps the store little larger than its data; a writer that outruns
-    /// [`prepare_next`](Self::prepare_next) gets the full length all the same. A value set before
-    /// [`Recovery::finish`] also holds for the first segment.
+    /// upper limit are [`StoreOptions::segment_len_bytes`]. Under a small write load, a small value
+    /// keeps the store little larger than its data. A writer that outruns
+    /// [`prepare_next`](Self::prepare_next) gets segments of full length in any case. A value set
+    /// before [`Recovery::finish`] also holds for the first segment.
     pub fn set_next_len(&self, len_bytes: u32) {
         self.parts.lengths.set_next(len_bytes);
     }
 
-    /// Where the log ends: the id of the active segment, and its length. Cheap.
+    /// The end of the log: the id of the active segment, and its length. Cheap.
     #[must_use]
     pub fn end(&self) -> Option<(u32, u32)> {
         self.parts.tail.lock().active.as_ref().map(|active| (active.id(), active.len_bytes()))
     }
 
-    /// How far the tail of the log has come. Cheap.
+    /// The ends of the log's commits and of its durable part. Cheap.
     #[must_use]
     pub fn progress(&self) -> Option<TailProgress> {
         let tail = self.parts.tail.lock();
@@ -212,10 +213,9 @@ impl SegmentStore {
         self.parts.lengths.next()
     }
 
-    /// The device room, in bytes, that a roll to a segment with room for a commit of `len_bytes` of
-    /// new data would take: the length of the files that
-    /// [`Appender::make_room`](crate::Appender::make_room) would create first. 0 if a successor and
-    /// the reserves are ready. Cheap.
+    /// The device room, in bytes, that a roll for a commit of `len_bytes` of new data would take:
+    /// the length of the files that [`Appender::make_room`](crate::Appender::make_room) would
+    /// create first. 0 if a successor and the reserves are ready. Cheap.
     ///
     /// # Errors
     ///
@@ -234,9 +234,9 @@ impl SegmentStore {
         self.parts.successors.room_to_prepare()
     }
 
-    /// Creates used-up reserves again, as far as there is room. Returns whether all are complete:
-    /// while one is not, a caller that takes more room may take the room that compaction needs.
-    /// Cheap if none is missing.
+    /// Creates used-up reserves again, as far as there is room. Returns whether all are complete.
+    /// While one is not, a caller that takes more room may take the room that compaction needs.
+    /// Cheap if all are complete.
     ///
     /// # Errors
     ///
@@ -245,8 +245,8 @@ impl SegmentStore {
         self.parts.reserves.refill()
     }
 
-    /// Removes the prepared segment if it is more than twice as long as new files are to be, and
-    /// cuts such reserves; for a background thread, while there are no writes.
+    /// Removes the prepared segment if it is more than twice as long as a new file would be, and
+    /// shortens reserves that are. For a background thread, while there are no writes.
     ///
     /// # Errors
     ///
@@ -257,16 +257,16 @@ impl SegmentStore {
     }
 
     /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared
-    /// one, so that appends meet no page fault; for a background thread. The pages become dirty:
-    /// touch no more than will soon be written. Returns the number of bytes touched; always 0 with
-    /// positioned appends.
+    /// one, so that appends meet no page fault; for a background thread. The pages become dirty, so
+    /// touch only pages that will soon be written. Returns the number of bytes touched; always 0
+    /// with positioned appends.
     ///
-    /// From now on the segments keep touched bytes in pages of the kind `pages`, also where a
-    /// writer that is ahead of this call touches them.
+    /// From now on, all touched bytes of these segments are in pages of the kind `pages`, including
+    /// bytes that a writer touches ahead of this call.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`]. Only speed suffers.
+    /// [`SegmentError::Io`]. It affects only speed.
     pub fn prefault_ahead(&self, len_bytes: u32, pages: Pages) -> Result<u32, SegmentError> {
         let (active, prepared) = {
             let tail = self.parts.tail.lock();
@@ -298,12 +298,12 @@ impl SegmentStore {
         !self.parts.tail.lock().rolled.is_empty()
     }
 
-    /// Begins a segment of up to `capacity_bytes` for compaction, created at the time of `stamp`.
-    /// Relocated records are encoded against its context.
+    /// Begins a segment of up to `capacity_bytes` for compaction. `stamp` has the time of its
+    /// creation. Relocated records are encoded with the context of the segment.
     ///
-    /// Without room for that, the segment is shorter, but has room for one record of `least_bytes`.
-    /// With [`Purpose::Reclaim`] on a full device it is the reserve for compaction. The writer's
-    /// [`remaining_bytes`](CompactedWriter::remaining_bytes) returns the segment's room.
+    /// If the device lacks that room, the segment is shorter, but has room for one record of
+    /// `least_bytes`. With [`Purpose::Reclaim`] on a full device, it uses the reserve for
+    /// compaction. [`CompactedWriter::remaining_bytes`] returns the segment's room.
     ///
     /// # Errors
     ///
@@ -319,20 +319,20 @@ impl SegmentStore {
         CompactedWriter::new(&self.parts, capacity_bytes, least, purpose, stamp)
     }
 
-    /// Changes the set of live segments, durably, in one step: when this returns no crash brings
-    /// the old set back, and until then none shows the new one.
+    /// Changes the set of live segments durably in one step. After a crash, an open finds the old
+    /// set or the new one; once this has returned, always the new one.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] if a segment to remove is not sealed, or one to add is not new;
+    /// [`SegmentError::Invalid`] if a segment to remove is not sealed, or one to add is not new; or
     /// [`SegmentError::Full`]; then nothing has changed. [`SegmentError::Io`] or
     /// [`SegmentError::Poisoned`] otherwise.
     pub fn install(&self, edit: &Edit) -> Result<(), SegmentError> {
         compacted::install(&self.parts, edit)
     }
 
-    /// Gives up a segment that [`install`](Self::install) has removed. If this is the last
-    /// reference, the file is removed, and used-up reserves are created again from its room.
+    /// Releases a segment that [`install`](Self::install) has removed from the set. If this is the
+    /// last reference, removes the file, and creates used-up reserves again from its room.
     ///
     /// # Errors
     ///
@@ -341,7 +341,7 @@ impl SegmentStore {
         compacted::release(&self.parts, segment)
     }
 
-    /// Gives up a segment that was written but not [installed](Self::install): its file becomes a
+    /// Abandons a segment that was written but not [installed](Self::install). Its file becomes a
     /// reserve if one is missing, and is removed otherwise.
     ///
     /// # Errors
@@ -351,22 +351,22 @@ impl SegmentStore {
         compacted::abandon(&self.parts, output)
     }
 
-    /// Replaces the list of tables in the manifest, durably, in one step. The tables' files must be
-    /// durable already, and so must the log up to the position that they cover. `max_version` is
-    /// the highest version of the log up to there. The file of a table that is no longer in the
-    /// list is garbage from then on: the caller removes it, or else the next open does.
+    /// Replaces the list of tables in the manifest durably in one step. The tables' files must
+    /// already be durable, and so must the log up to the position that they cover. `max_version` is
+    /// the highest version of the log up to that position. The file of a table that is no longer in
+    /// the list is garbage: the caller or the next open removes it.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Invalid`] for ids that are not above all earlier ones and are not in the
-    /// list either, and for a position that the log does not have; [`SegmentError::Full`],
-    /// [`SegmentError::Io`] or [`SegmentError::Poisoned`].
+    /// [`SegmentError::Invalid`] for a table that is not in the current list and whose id is not
+    /// above all earlier ids, and for a position that the log does not have;
+    /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
     pub fn set_tables(&self, tables: NamedTables, max_version: u64) -> Result<(), SegmentError> {
         let mut after = self.manifest();
         let known = |id: u32| after.tables.newest_first.iter().any(|table| table.id == id);
         let again = tables.newest_first.iter().find(|table| table.id < after.next_table_id && !known(table.id));
         if let Some(table) = again {
-            return Err(SegmentError::Invalid { what: format!("table id {} was given before", table.id) });
+            return Err(SegmentError::Invalid { what: format!("table id {} was used before", table.id) });
         }
         let edit = ManifestEdit { tables: Some(tables), max_version, ..ManifestEdit::default() };
         after.next_segment_id = self.parts.store.next_id();
@@ -375,19 +375,19 @@ impl SegmentStore {
         self.parts.manifest.edit(Form::Shortest, |_| edit)
     }
 
-    /// A copy of the manifest that is on disk.
+    /// A copy of the manifest on disk.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
         Manifest::clone(&self.parts.manifest.lock())
     }
 
-    /// The store's directory: the one that was opened, whatever its name is now.
+    /// The store's directory: the one that was opened, even if it has been renamed.
     #[must_use]
     pub fn dir(&self) -> &Arc<dyn Dir> {
         &self.parts.store.dir
     }
 
-    /// Whether writes are refused because one failed.
+    /// Whether the store refuses writes because one has failed.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.parts.store.poison.is_set()
@@ -395,13 +395,13 @@ impl SegmentStore {
 
     /// # Errors
     ///
-    /// Why the store takes no writes: [`SegmentError::Poisoned`] or [`SegmentError::Forked`].
+    /// [`SegmentError::Poisoned`] or [`SegmentError::Forked`] if the store takes no writes.
     pub(crate) fn check_writable(&self) -> Result<(), SegmentError> {
         self.parts.store.poison.check()
     }
 
-    /// Refuses all writes from now on, because the caller can no longer vouch for the state in
-    /// memory.
+    /// Refuses all writes from now on. For a caller whose state in memory may no longer match the
+    /// files.
     pub fn poison(&self, cause: &str) {
         self.parts.store.poison.set(cause);
     }
@@ -473,7 +473,7 @@ fn create(fs: &dyn Fs, dir: &dyn Dir, options: &StoreOptions, content: Content) 
 }
 
 /// Makes the names of the directory and of its ancestors durable: an earlier attempt to create them
-/// may have failed after they became visible.
+/// may have failed after they had become visible.
 fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     if planted("ancestors_not_synced") {
         return Ok(());
@@ -488,9 +488,10 @@ fn sync_ancestors(fs: &dyn Fs, path: &Path) -> Result<(), SegmentError> {
     Ok(())
 }
 
-/// This process cannot have created an entry in a directory that it may not open, or on a read-only
-/// file system. Where the file system cannot sync directories, no call would help: if the store is
-/// on it too, writing its first manifest fails.
+/// Whether a failed sync of an ancestor can be ignored. This process cannot have created an entry
+/// in a directory that it may not open, or on a read-only file system. If the file system cannot
+/// sync directories, no other call would help; if the store is on the same file system, writing its
+/// first manifest fails.
 fn is_beyond_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)

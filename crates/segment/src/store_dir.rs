@@ -1,5 +1,5 @@
-//! The directory of an open store, with what all its parts need: the lock, the latch that ends all
-//! writing, random numbers, and the ids of segments.
+//! The directory of an open store, and the data that all parts need: the lock, the latch that ends
+//! all writing, random numbers, and the ids of segments.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::poison::FailureLatch;
 
 #[derive(Debug)]
 pub(crate) struct StoreDir {
-    /// Open as long as the store is: the names of its files are relative to it.
+    /// Open as long as the store. The names of its files are relative to it.
     pub(crate) dir: Arc<dyn Dir>,
     pub(crate) poison: FailureLatch,
     entropy: Arc<dyn Entropy>,
-    /// The next free segment id; the manifest's follows it.
+    /// The next free segment id. The manifest's field follows it.
     next_id: AtomicU32,
     _lock: Box<dyn Lock>,
 }

@@ -1,7 +1,7 @@
-//! The active segment's successor: prepared ahead of its use, taken by a roll.
+//! The active segment's successor: it is prepared ahead of its use, and a roll takes it.
 //!
-//! New data gets a file only if the [reserves](crate::reserves) are complete, so that deletes and
-//! compaction still work on a full device. With less free room, files are shorter.
+//! A file for new data is created only while the [reserves](crate::reserves) are complete, so that
+//! deletes and compaction still work on a full device. If little room is free, files are shorter.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(crate) struct Successors {
     pub(crate) tail: Arc<LogTail>,
 }
 
-/// The least length of a segment that can hold a commit of `len_bytes`.
+/// The minimum length of a segment that can hold a commit of `len_bytes`.
 pub(crate) fn segment_len_for(len_bytes: usize) -> Result<u32, SegmentError> {
     let limit = MAX_SEGMENT_LEN_BYTES - OVERHEAD_BYTES;
     let fits = u32::try_from(len_bytes).ok().filter(|len| *len <= limit);
@@ -72,8 +72,8 @@ impl Successors {
         Ok(true)
     }
 
-    /// Shortens files that are longer than wanted now: cuts the reserves, and removes the prepared
-    /// segment.
+    /// Gives back room if files are longer than wanted now: shortens the reserves, and removes the
+    /// prepared segment.
     pub(crate) fn trim(&self) -> Result<(), SegmentError> {
         self.store.poison.check()?;
         let _preparing = self.reserves.begin_preparing();
@@ -90,8 +90,8 @@ impl Successors {
         remove_if_there(self.store.dir.as_ref(), &segment_name(id))
     }
 
-    /// A segment for commits that has room for `least` bytes, header and seal included. Fast if one
-    /// is prepared.
+    /// A segment for commits with room for `least` bytes, including header and seal. Fast if one is
+    /// prepared.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Successors {
         Some(taken)
     }
 
-    /// A file for deletes: a new one if the other reserves are complete, or else the tail's
+    /// A file for deletes: a new one if the other reserves are complete, otherwise the tail's
     /// reserve.
     fn spare_for_deletes(&self, lengths: Lengths, least: u32) -> Result<Spare, SegmentError> {
         let full = SegmentError::Full { path: self.store.path().to_owned(), needed_bytes: least.into() };
@@ -147,8 +147,8 @@ impl Successors {
         }
     }
 
-    /// Returns a successor after a roll that failed before it wrote. The manifest names it, so it
-    /// must come next: none was prepared meanwhile.
+    /// Gives a successor back after a roll that failed before its first write. The manifest names
+    /// it, so it must be the next segment; no other was prepared meanwhile.
     pub(crate) fn give_successor_back(&self, successor: Prepared) {
         let mut tail = self.tail.lock();
         tail.is_rolling = false;
@@ -177,8 +177,8 @@ impl Successors {
         Ok(self.reserves.missing_bytes(lengths) + if wants_successor { successor.into() } else { 0 })
     }
 
-    /// Prepares `spare` in place of the prepared segment, if there is one: ids must follow the
-    /// order of use.
+    /// Prepares `spare`. Replaces the prepared segment, if there is one, because ids must follow
+    /// the order of use.
     fn replace_prepared(&self, spare: Spare, stamp: Stamp) -> Result<Prepared, SegmentError> {
         let old = self.tail.lock().prepared.take();
         let without_old = old.as_ref().map(|prepared| ManifestEdit::removing(prepared.segment.id()));
@@ -188,8 +188,8 @@ impl Successors {
                 match remove_if_there(self.store.dir.as_ref(), &segment_name(old.segment.id())) {
                     Ok(()) => Ok(prepared),
                     Err(error) => {
-                        // The manifest names it, so it must come next, or an empty segment would
-                        // stay in the middle of the log.
+                        // The manifest names it, so it must be the next segment; otherwise an empty
+                        // segment would stay in the middle of the log.
                         self.tail.lock().prepared = Some(prepared);
                         Err(error)
                     }
@@ -203,8 +203,8 @@ impl Successors {
         }
     }
 
-    /// Writes a header to a spare and adds it to the manifest, with `edit` in the same step. If
-    /// that fails without a change, the file is removed.
+    /// Writes a header to a spare and adds it to the manifest, in one step with `edit`. If that
+    /// fails without a change, removes the file.
     pub(crate) fn prepare(&self, mut spare: Spare, stamp: Stamp, edit: ManifestEdit) -> Result<Prepared, SegmentError> {
         let named = self.reserves.name_as_segment(&mut spare);
         let header = named.and_then(|id| self.next_header(id, stamp));

@@ -1,4 +1,4 @@
-//! The tables that a manifest names, and how far they cover the log.
+//! The tables that a manifest names, and the position up to which they cover the log.
 
 use hightower_log::SegmentKind;
 
@@ -10,7 +10,7 @@ pub(crate) const COVERED_LEN_BYTES: usize = 24;
 /// The length of a table's row in the manifest.
 pub(crate) const ROW_LEN_BYTES: usize = 24;
 
-/// The tables of a store, and the end of what they cover.
+/// The tables of a store, and the position up to which they cover the log.
 ///
 /// ```
 /// use hightower_segment::{NamedTable, NamedTables};
@@ -20,10 +20,9 @@ pub(crate) const ROW_LEN_BYTES: usize = 24;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedTables {
-    /// The tables, the newest first: of a key, the first of them that has it has the newest
-    /// command.
+    /// The tables, newest first. The first table that has a key has its newest command.
     pub newest_first: Vec<NamedTable>,
-    /// What they cover together; zeros without tables.
+    /// The position up to which they cover the log together; all zeros without tables.
     pub covered: CoveredPosition,
 }
 
@@ -54,8 +53,8 @@ impl NamedTable {
     }
 }
 
-/// The end of the part of the log that tables cover: what lies before it is in a table, or is older
-/// than an entry of a table, and is durable.
+/// The position up to which tables cover the log. Each record before it is in a table or older than
+/// a table's entry for its key, and is durable.
 ///
 /// ```
 /// use hightower_log::SegmentKind;
@@ -70,20 +69,19 @@ impl NamedTable {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoveredPosition {
-    /// The segment that was active. Segments of commits with lower ids are covered completely.
+    /// The segment that was active. Commit segments with lower ids are covered completely.
     pub segment: u32,
-    /// How far that segment is covered, in bytes.
+    /// The offset in that segment up to which it is covered, in bytes.
     pub offset: u32,
     /// Commits before this one are covered.
     pub next_seq: u64,
-    /// Segments of compaction with ids below this one are covered completely, and later ones not at
-    /// all.
+    /// Compacted segments with ids below this one are covered completely, later ones not at all.
     pub compacted_below: u32,
 }
 
 impl CoveredPosition {
-    /// The offset in this segment before which all records are covered: 0 if none are, `u32::MAX`
-    /// if all are.
+    /// The offset in this segment up to which all records are covered: 0 if none are, `u32::MAX` if
+    /// all are.
     ///
     /// Example: [`CoveredPosition`].
     #[must_use]
@@ -106,7 +104,7 @@ impl NamedTables {
         self.newest_first.len() * ROW_LEN_BYTES
     }
 
-    /// An id above those of all tables.
+    /// An id above the ids of all tables.
     pub(crate) fn next_id(&self) -> u32 {
         self.newest_first.iter().map(|table| table.id).max().map_or(1, |id| id.saturating_add(1))
     }
@@ -126,8 +124,8 @@ impl NamedTables {
         }
     }
 
-    /// Reads the covered position and the rows of `count` tables. Allocates no more than the rows
-    /// have bytes.
+    /// Reads the covered position and the rows of `count` tables. Allocates no more than the length
+    /// of the rows.
     pub(crate) fn decode(reader: &mut ManifestReader<'_>, count: usize) -> Result<Self, ManifestError> {
         let (segment, offset, next_seq) = (reader.u32()?, reader.u32()?, reader.u64()?);
         let (compacted_below, mut reserved) = (reader.u32()?, reader.u32()?);

@@ -5,10 +5,10 @@
 //! of room at any write. After either returns, the bytes are in the page cache and survive the
 //! death of the process.
 //!
-//! Long records are written by [`MappedTail`] by system calls too, unless their pages were touched
-//! ahead. For each untouched page of a copy the system must allocate memory, clear it and interrupt
-//! the writer; a write needs no clearing, and allocates many pages at once. From 32 KiB on it is at
-//! least as fast, and its slowest writes are ten times faster, mostly on virtual machines whose
+//! [`MappedTail`] also writes long records by system calls, unless their pages were touched ahead.
+//! When a copy meets an untouched page, the system interrupts the writer, allocates memory and
+//! clears it. A write needs no clearing, and allocates many pages at once. From 32 KiB on, a write
+//! is at least as fast. Its slowest cases are ten times faster, mostly on virtual machines whose
 //! host reclaims free memory.
 
 use std::fmt::Debug;
@@ -18,14 +18,14 @@ use crate::fs::write_all_at;
 use crate::mapping::MappingWriter;
 use crate::segment::Segment;
 
-/// Appends behind the published end of one segment.
+/// Appends at the published end of one segment.
 pub(crate) trait Tail: Debug + Send + Sync {
-    /// Writes `parts`, which have `records` commands, in order at `offset`, the published end, and
-    /// publishes them atomically. The parts must fit.
+    /// Writes `parts` in order at `offset`, the published end, and publishes them atomically. They
+    /// have `records` commands, and must fit.
     ///
     /// # Errors
     ///
-    /// The number of bytes that may have been written (none are published), and the cause.
+    /// The number of bytes that may have been written, and the cause. None of them are published.
     fn append(&mut self, segment: &Segment, offset: u32, parts: &[&[u8]], records: u32)
     -> Result<(), (u64, io::Error)>;
 }
@@ -33,7 +33,8 @@ pub(crate) trait Tail: Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct MappedTail {
     pub(crate) writer: MappingWriter,
-    /// The length from which records are written by system calls if their pages were not touched.
+    /// The minimum length of records that are written by system calls if their pages were not
+    /// touched.
     pub(crate) long_record_bytes: u32,
     pub(crate) joined: Vec<u8>,
 }
@@ -78,7 +79,7 @@ impl Tail for PositionedTail {
     }
 }
 
-/// The length from which a part gets a separate system call; shorter ones are joined, because
+/// The minimum length of a part that gets a separate system call. Shorter parts are joined, because
 /// copying them costs less than a call.
 const ALONE_MIN_BYTES: usize = 8 << 10;
 
