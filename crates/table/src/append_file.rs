@@ -7,7 +7,7 @@ use hightower_segment::{File, retry_interrupted, write_all_at};
 
 use crate::error::TableError;
 
-/// The buffered length, in bytes, from which on the buffer is written.
+/// The buffer is written when it has at least this many bytes.
 const BUFFER_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl AppendFile {
         Ok(())
     }
 
-    /// Makes all of it durable.
+    /// Makes all appended bytes durable.
     pub(crate) fn sync(&mut self) -> Result<(), TableError> {
         self.flush()?;
         retry_interrupted(|| self.file.sync_data()).map_err(|error| TableError::io("sync", &self.path, error))

@@ -1,5 +1,5 @@
-//! The head that all blocks have, those of entries (*leaves*) and those of the index (*nodes*):
-//! checksum, length and level.
+//! The head of all blocks: checksum, length and level. *Leaves* are the blocks of entries, *nodes*
+//! those of the index.
 
 use std::ops::Range;
 
@@ -7,14 +7,14 @@ use crate::checksum::Salt;
 use crate::error::{Damaged, damaged};
 use crate::planted;
 
-/// Checksum, length, length of the previous block, level, count.
+/// The length of the head: checksum, length, length of the previous block, level, count.
 pub(crate) const HEAD_LEN: usize = 14;
 /// The longest block. A reader checks a block's length before it reads the block.
 pub(crate) const MAX_BLOCK_LEN: usize = 256 << 10;
 /// A block is complete when it has this many entries or children.
 pub(crate) const LEAF_ENTRIES: usize = 32;
 pub(crate) const NODE_CHILDREN: usize = 64;
-/// Or when its keys take this many bytes.
+/// A block is also complete when its keys take this many bytes.
 pub(crate) const FULL_BLOCK_BYTES: usize = 4096;
 
 /// The head of a block, decoded.
@@ -49,7 +49,7 @@ pub(crate) fn seal(block: &mut [u8], salt: Salt, offset: u64, previous_len: u32,
     }
 }
 
-/// The block that begins at `offset`, within `area` of the file. Verifies all of it.
+/// The block that begins at `offset`, within `area` of the file. Verifies the whole block.
 pub(crate) fn open<'a>(
     file: &'a [u8],
     salt: Salt,

@@ -8,7 +8,8 @@ use crate::planted;
 use crate::point_entry::PointEntry;
 use crate::reader::TableReader;
 
-/// The records that may be of a key: see [`TableReader::candidates`]. Ends after an error.
+/// The places of the records that may be a key's: see [`TableReader::candidates`]. Ends after an
+/// error.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -21,7 +22,7 @@ use crate::reader::TableReader;
 /// # writer.finish()?;
 /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
 /// for pointer in table.candidates(table.hasher().hash(b"key"))? {
-///     // Read the record there; if it holds the key, it is the one. A damaged line is an error.
+///     // Read the record there: it is the right one if it holds the key. A damaged line is an error.
 ///     let pointer = pointer?;
 ///     println!("segment {}, offset {}", pointer.segment, pointer.offset);
 /// }
@@ -40,7 +41,7 @@ pub struct Candidates<'t> {
 /// The next place to search after the current line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RestOfSearch {
-    /// This line, and then perhaps the list.
+    /// This line, and then the list if necessary.
     Line {
         number: u64,
         and_list: bool,
@@ -53,10 +54,11 @@ enum RestOfSearch {
 }
 
 impl TableReader {
-    /// The records that may hold the key with this hash. For a present key they include its own
-    /// record, and sometimes the record of another key. For an absent key there are mostly none.
+    /// The places of the records that may hold the key with this hash. For a present key they
+    /// include its own record, and sometimes the record of another key. For an absent key there are
+    /// usually none.
     ///
-    /// Costs one cache line of the table, in about 98 of 100 cases.
+    /// Reads one cache line of the table in about 98 % of all cases.
     ///
     /// # Errors
     ///
@@ -87,8 +89,8 @@ impl<'t> Candidates<'t> {
         Ok(Self { table, hash, fingerprint: shape.fingerprint(hash), line, slot: 0, rest })
     }
 
-    /// Whether the record is among them, in time that does not depend on their number: the list is
-    /// in the order of whole entries.
+    /// Whether the record is among the candidates. The time does not depend on their number,
+    /// because the list is sorted by whole entries.
     pub(crate) fn lead_to(mut self, pointer: RecordPointer) -> Result<bool, TableError> {
         let table = self.table;
         loop {
@@ -172,7 +174,7 @@ impl Iterator for Candidates<'_> {
     }
 }
 
-/// The place in the list of the first entry that is not below this one.
+/// The place in the list of the first entry at or above this one.
 fn first_listed(table: &TableReader, entry: PointEntry) -> Result<u64, Damaged> {
     let (mut low, mut high) = (0, table.footer().listed);
     while low < high {
@@ -223,7 +225,7 @@ mod tests {
             writer.finish().unwrap();
             let table = TableReader::open(dir.as_ref(), &name).unwrap();
             let hasher = table.hasher();
-            // A second line, or a record that is another key's.
+            // Whether the lookup reads a second line or another key's record.
             let costs_more = |number: u32| {
                 let mut found = table.candidates(hasher.hash(&number.to_be_bytes())).unwrap();
                 found.rest != RestOfSearch::Nothing || found.next().is_some()

@@ -1,4 +1,4 @@
-//! Verifies all of a table.
+//! Verifies a whole table.
 
 use std::ops::ControlFlow;
 
@@ -46,11 +46,11 @@ impl TableReader {
         self.check_with(&mut |_progress| ControlFlow::Continue(()))
     }
 
-    /// As [`check`](Self::check); `observe` gets the progress and may stop the check.
+    /// Like [`check`](Self::check). `observe` gets the progress and may stop the check.
     ///
     /// # Errors
     ///
-    /// Those of [`check`](Self::check), and [`TableError::Canceled`].
+    /// As for [`check`](Self::check), and [`TableError::Canceled`].
     ///
     /// ```
     /// # use std::ops::ControlFlow;
@@ -101,8 +101,8 @@ impl TableReader {
                 return Err(wrong("a key that is not above the one before it"));
             }
             if leaf != Some(at) {
-                // If the index leads to this leaf for its first and its last key, it does for all
-                // keys between.
+                // If the index leads to this leaf for its first and its last key, it also does for
+                // all keys between them.
                 let ends = [&last[..], key].map(|key| self.leaf_of(key).map_err(|damage| self.corrupt(damage)));
                 let [before, first] = ends;
                 if first? != at || leaf.is_some_and(|leaf| !matches!(before, Ok(found) if found == leaf)) {
@@ -213,7 +213,7 @@ impl TableReader {
     }
 }
 
-/// Mixes a pointer to the number that enters the sum.
+/// Mixes a pointer into the number that is added to the sum.
 fn mixed(pointer: RecordPointer) -> u64 {
     let number = u64::from(pointer.segment) << 32 | u64::from(pointer.offset);
     let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -9,7 +9,8 @@
 /// wider columns take eight whole bytes each.
 const WIDTH_MAX: u32 = 56;
 
-/// Writes a number, seven bits to a byte, low bits first; the highest bit says that more follow.
+/// Writes a number, seven bits per byte, low bits first. The highest bit of a byte says whether
+/// more bytes follow.
 pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         let [low, ..] = number.to_le_bytes();

@@ -4,14 +4,14 @@ use crate::error::{TableError, damaged};
 use crate::node::IndexNode;
 use crate::reader::TableReader;
 
-/// The search descends until there are so many separators for each part, so that the parts have
-/// about equal sizes.
+/// The search descends until there are this many separators per part, so that the parts have about
+/// equal sizes.
 const SEPARATORS_PER_PART: usize = 4;
 
 impl TableReader {
-    /// Ascending keys that cut the table into about `parts` ranges with about equal numbers of
-    /// keys; fewer for a short table. They need not be keys of the table. Reads the upper blocks of
-    /// the index.
+    /// Ascending keys that divide the table into about `parts` ranges, with about the same number
+    /// of keys each; into fewer ranges if the table is short. They need not be keys of the table.
+    /// Reads the upper blocks of the index.
     ///
     /// # Errors
     ///

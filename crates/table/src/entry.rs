@@ -64,8 +64,8 @@ impl TableEntry {
     }
 }
 
-/// The counts of a table's entries that point into one segment; from these the engine derives dead
-/// records and bytes.
+/// The counts of a table's entries that point into one segment. The engine derives from them the
+/// dead records and bytes.
 ///
 /// ```
 /// use hightower_table::SegmentCounts;

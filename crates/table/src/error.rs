@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why an operation on a table failed. Every message names the file or the key's fault, and the
+/// The error of an operation on a table. Each message names the file or the invalid key, and the
 /// action to take.
 ///
 /// ```
@@ -60,8 +60,8 @@ pub enum TableError {
         /// The newer part.
         what: String,
     },
-    /// There is a table, or an unfinished one, of this name. Nothing was changed.
-    #[error("{}: it exists; give each table a name of its own", path.display())]
+    /// A table with this name exists, finished or not. Nothing was changed.
+    #[error("{}: a table with this name exists; give each table its own name", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
@@ -147,7 +147,7 @@ impl TableError {
     }
 }
 
-/// Damage as the decoders report it: without the name of the file.
+/// Damage as reported by the decoders, without the name of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damaged {
     pub(crate) offset: u64,

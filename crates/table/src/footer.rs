@@ -13,8 +13,8 @@ const MAGIC: [u8; 8] = *b"HTKVTBF\n";
 /// The length of the trailer: the last bytes of the file, after the keys and the rows of segments.
 pub(crate) const TRAILER_LEN: usize = 128;
 const ROW_LEN: usize = 32;
-/// The largest number of node levels above the leaves: even with two children for each node they
-/// reach all leaves that a file can have.
+/// The maximum number of node levels above the leaves: enough for all leaves of the longest file,
+/// even with two children per node.
 pub(crate) const MAX_LEVEL: u8 = 48;
 
 /// The footer, decoded.

@@ -9,8 +9,8 @@ use crate::footer::TRAILER_LEN;
 use crate::header::HEADER_LEN;
 use crate::line::LINE_LEN;
 
-/// Recomputes every checksum that it can find: of the header, of the blocks one after the other, of
-/// the lines, of the footer.
+/// Recomputes every checksum that it finds: of the header, the blocks, the lines and the footer, in
+/// this order.
 pub fn reseal(file: &mut [u8]) {
     let Some(header) = file.first_chunk_mut::<HEADER_LEN>() else { return };
     let check = xxh3_64(&header[..56]);

@@ -1,4 +1,4 @@
-//! The hash of keys: seeded, so that nobody can choose keys that collide.
+//! The hash of keys. It is seeded, so that attackers cannot choose keys that collide.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 /// Hashes keys for the point tables: rapidhash V3 under secrets that derive from a seed.
 ///
-/// Tables that a lookup reads together share a seed, so that it hashes a key once. The hash equals
-/// that of `hightower_index::SeededHasher::new(seed)`, so that a memtable can share it too.
+/// Tables that a lookup reads together share a seed, so that the lookup hashes a key once. The hash
+/// equals that of `hightower_index::SeededHasher::new(seed)`, so a memtable can also share it.
 ///
 /// ```
 /// use hightower_table::TableHasher;

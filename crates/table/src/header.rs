@@ -26,12 +26,12 @@ pub(crate) struct TableHeader {
 
 impl fmt::Debug for TableHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The seed stays out of logs, as the secrets that derive from it do.
+        // The seed stays out of logs, like the secrets that derive from it.
         f.debug_struct("TableHeader").field("id", &self.id).field("salt", &self.salt).finish_non_exhaustive()
     }
 }
 
-/// Why bytes are not the header of a readable table.
+/// The reason why bytes are not the header of a readable table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoHeader {
     Damaged(&'static str),

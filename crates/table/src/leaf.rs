@@ -1,10 +1,10 @@
 //! Leaves: blocks of up to 32 entries in key order, with front-coded keys and all other fields in
 //! columns.
 //!
-//! A key is stored as the bytes that differ from the end of the prefix it shares with the previous
-//! key. An entry's offset is omitted if its record directly follows the record of the last earlier
-//! entry of the block that points into the same segment. So after a compaction, which writes in key
-//! order, offsets take no room.
+//! A key is stored without the prefix that it shares with the previous key. An entry's offset is
+//! omitted if its record directly follows the record of the previous entry in the block that points
+//! into the same segment. After a compaction, which writes in key order, offsets therefore take no
+//! room.
 
 use std::fmt;
 
@@ -90,7 +90,7 @@ impl Follow {
         usize::try_from(segment.checked_sub(self.least)?).ok().filter(|place| *place < FOLLOWED_SEGMENTS)
     }
 
-    /// `None` if there is none, or no record can begin there.
+    /// `None` if the segment has no earlier record, or no record can begin at that offset.
     fn next(&self, segment: u32) -> Option<u64> {
         self.ends.get(self.place(segment)?).copied().filter(|end| *end <= u64::from(u32::MAX))
     }
@@ -156,7 +156,7 @@ impl LeafColumns {
         block.get(at..at.saturating_add(len)).unwrap_or_default()
     }
 
-    /// The place of the first key that is not below `target`, and whether they are equal. Builds no
+    /// The place of the first key at or above `target`, and whether it equals `target`. Builds no
     /// full key: the common prefix of the previous key and `target` decides most comparisons.
     pub(crate) fn lower_bound(&self, block: &[u8], target: &[u8]) -> (usize, bool) {
         let mut at = self.keys_at;

@@ -6,7 +6,7 @@
 //! a key's record:
 //!
 //! * by hash: [`TableReader::candidates`] reads one cache line and returns the places where the
-//!   record may be. The record holds the key, and the caller compares;
+//!   record may be. The caller compares the key in the record;
 //! * in key order: [`TableReader::get`], [`TableCursor`] and [`TableRange`] read blocks of up to 32
 //!   front-coded keys, which they find through an index in the same file.
 //!

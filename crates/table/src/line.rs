@@ -2,11 +2,11 @@
 //!
 //! The upper bits of a key's hash select its home line. Entries of a line are in the order of their
 //! hashes: first those that overflowed from the previous line, then the line's own. An entry
-//! without a slot goes to the next line, or if that is full too, to the list at the end. So a
-//! lookup reads the home line, and the next one only if its hash is not below the first that
-//! overflowed.
+//! without a slot goes to the next line, or, if that is also full, to the list at the end. A lookup
+//! therefore reads the home line, and reads the next line only if its hash is at or above the first
+//! hash that overflowed.
 
-/// The length of a line in bytes, which is that of a cache line.
+/// The length of a line in bytes: that of a cache line.
 pub(crate) const LINE_LEN: usize = 64;
 /// The bits of checksum and head before the slots.
 const SLOTS_AT_BIT: usize = 48;
@@ -30,8 +30,8 @@ pub(crate) struct LineShape {
     pub(crate) offset_bits: u8,
 }
 
-/// The average number of keys for each line in 64ths, by the line's number of slots; with this load
-/// 1.5 % of the keys find no slot in their home line.
+/// The average number of keys per line, in 64ths, by the number of slots. With this load, 1.5 % of
+/// the keys find no slot in their home line.
 const KEYS_IN_64THS: [u16; MAX_SLOTS + 1] = [
     0, 1, 20, 51, 90, 134, 180, 228, 278, 330, 382, 435, 489, 544, 599, 655, 711, 767, 824, 881, 938, 996, 1053, 1111,
     1169, 1228, 1286, 1345, 1404, 1463, 1522, 1581,
@@ -90,8 +90,8 @@ impl LineShape {
         hash & mask(self.fingerprint_bits.into())
     }
 
-    /// A pointer in the form of a slot: the place of the segment among those of the table in the
-    /// upper bits, the offset in the lower ones.
+    /// A pointer in the form of a slot: the segment's place among the table's segments in the upper
+    /// bits, the offset in the lower bits.
     pub(crate) fn pack(&self, segment_place: u64, offset: u32) -> u64 {
         segment_place << self.offset_bits | u64::from(offset)
     }
@@ -168,7 +168,7 @@ impl PointLine {
         usize::from(self.head() & 31)
     }
 
-    /// The rank from which on a key of this line may be in the next one.
+    /// A key of this line may be in the next line if its rank is at or above this one.
     #[inline]
     pub(crate) fn threshold(&self) -> u16 {
         self.head() >> 5 & 511

@@ -6,7 +6,7 @@ use crate::error::{Damaged, damaged};
 use crate::line::LINE_LEN;
 use crate::point_entry::PointEntry;
 
-/// Entries in a line; the last may have fewer.
+/// Number of entries in a line; the last line may have fewer.
 pub(crate) const ENTRIES: usize = 3;
 const ENTRIES_AT: usize = 16;
 
@@ -22,7 +22,7 @@ pub(crate) fn encode(entries: &[PointEntry], salt: Salt, offset: u64) -> [u8; LI
     line
 }
 
-/// The entries of the line at `offset`, and their number: entries past that number are not valid.
+/// The entries of the line at `offset`, and the number of valid ones.
 pub(crate) fn decode(
     line: &[u8; LINE_LEN],
     salt: Salt,

@@ -43,14 +43,15 @@ pub enum ScanDirection {
 /// }
 /// ```
 pub trait MergeSource {
-    /// Why the source cannot continue.
+    /// The error after which the source cannot continue.
     type Error;
 
-    /// Moves to the next key, the first time to the first one. `false` at the end and after it.
+    /// Moves to the next key; the first call moves to the first key. `false` at the end and after
+    /// it.
     ///
     /// # Errors
     ///
-    /// Those of the source, which then ends.
+    /// An error of the source, which then ends.
     fn advance(&mut self) -> Result<bool, Self::Error>;
 
     /// The current key. Called only after [`advance`](Self::advance) returned `true`.
@@ -80,8 +81,7 @@ impl<S: MergeSource + ?Sized> MergeSource for Box<S> {
 /// An entry whose segment does not exist hides no other entry.
 ///
 /// It yields tombstones like other entries, and they hide entries of lower levels. All sources have
-/// the same direction. A step costs about two comparisons of keys for each doubling of the number
-/// of levels.
+/// the same direction. A step costs about 2·log2(levels) comparisons of keys.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -167,8 +167,8 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
         self.sources.get(level).map(MergeSource::key)
     }
 
-    /// Whether the level at place `a` of the heap comes before the one at `b`; a missing one comes
-    /// last.
+    /// Whether the level at place `a` of the heap comes before the level at `b`. A missing level
+    /// comes last.
     fn is_before(&self, a: usize, b: usize) -> bool {
         let (Some(key_a), Some(key_b)) = (self.key_at(a), self.key_at(b)) else { return a < b };
         match (key_a.cmp(key_b), self.direction) {
@@ -178,7 +178,7 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
         }
     }
 
-    /// The child of a place that comes first.
+    /// The first of a place's children.
     fn first_child(&self, place: usize) -> Option<usize> {
         let (left, right) = (2 * place + 1, 2 * place + 2);
         if right < self.heap.len() && self.is_before(right, left) {
@@ -229,7 +229,7 @@ impl<S: MergeSource, F: Fn(u32) -> bool> MergeSource for LevelMerge<S, F> {
     type Error = S::Error;
 
     fn advance(&mut self) -> Result<bool, S::Error> {
-        // After an error the next entry might be one that the lost entry hides.
+        // After an error the merge ends: the lost entry might hide the next one.
         self.step().inspect_err(|_| self.heap.clear())
     }
 

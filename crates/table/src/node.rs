@@ -1,8 +1,8 @@
 //! Nodes of the block index: from separators to the blocks one level below.
 //!
-//! A child's separator is the shortest byte string that is above all keys before the child and not
-//! above its first key. The first separator of a level is empty. A node stores the common prefix of
-//! its separators once; a search bisects it in place.
+//! A child's separator is the shortest byte string that is above all keys before the child and at
+//! or below its first key. The first separator of a level is empty. A node stores the common prefix
+//! of its separators once. A binary search runs in place.
 
 use std::cmp::Ordering;
 
@@ -129,8 +129,8 @@ impl<'a> IndexNode<'a> {
             .map_or(0, |[_, _, _, _, a, b, c, d, e, f]| u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]))
     }
 
-    /// The only child that can hold `target`: the last whose separator is not above it, or the
-    /// first.
+    /// The only child that can hold `target`: the last child whose separator is at or below it,
+    /// otherwise the first child.
     pub(crate) fn child_of(&self, target: &[u8]) -> Result<u64, Damaged> {
         let place = match target.get(..self.prefix.len().min(target.len())).unwrap_or_default().cmp(self.prefix) {
             Ordering::Less => 0,

@@ -1,4 +1,4 @@
-//! The entries of the point table while it is built, and in its list.
+//! The form of a point-table entry during the table's construction and in its list.
 
 use crate::entry::RecordPointer;
 

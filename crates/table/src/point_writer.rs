@@ -1,5 +1,5 @@
 //! Builds the point table: sorts the entries by hash, in runs that spill to the scratch file, and
-//! then fills line after line.
+//! then fills one line after another.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

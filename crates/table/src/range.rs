@@ -62,8 +62,8 @@ impl TableReader {
 }
 
 impl<R: Deref<Target = TableReader>> TableRange<R> {
-    /// As [`TableReader::range`], with a pointer to the table that it owns, such as an
-    /// [`Arc`](std::sync::Arc): such a range can be stored and sent to another thread.
+    /// Like [`TableReader::range`], but owns its pointer to the table, such as an
+    /// [`Arc`](std::sync::Arc). Such a range can be stored and sent to another thread.
     ///
     /// ```
     /// use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A table open for reading: one mapped file with verified header and footer.
+//! A table open for reading: a mapped file whose header and footer are verified.
 
 use std::fmt;
 use std::hint::black_box;
@@ -18,15 +18,14 @@ use crate::line::{LINE_LEN, LineShape, PointLine};
 use crate::node::IndexNode;
 use crate::planted;
 
-/// The length of one read-ahead request of a scan, in bytes: most devices grant as much in one
-/// request.
+/// The length of a scan's read-ahead request, in bytes: most devices accept this length.
 const READ_AHEAD_BYTES: u64 = 128 << 10;
 
 /// An open table. Any number of threads may share it; the file never changes.
 ///
-/// Opening verifies only header and footer, whatever the length. Every use of a block or a line
-/// verifies it, because the system may have evicted its page and read it again. Damage gives
-/// [`TableError::Corrupt`], never a wrong result.
+/// Opening verifies only header and footer, so its cost does not depend on the length. Every use of
+/// a block or a line verifies it, because the system may have evicted its page and read it again.
+/// Damage gives [`TableError::Corrupt`], never a wrong result.
 ///
 /// A reader keeps in memory 32 bytes for each segment that its entries point into, and its least
 /// and greatest key.
@@ -43,7 +42,7 @@ const READ_AHEAD_BYTES: u64 = 128 << 10;
 /// writer.finish()?;
 ///
 /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
-/// // The place where the record may be: the record holds the key, and the caller compares.
+/// // The place where the record may be. The caller compares the key in the record.
 /// let hash = table.hasher().hash(b"key");
 /// assert_eq!(table.candidates(hash)?.next().transpose()?, Some(pointer));
 /// // Or the whole entry, without the record.
@@ -60,7 +59,7 @@ pub struct TableReader {
 
 impl fmt::Debug for TableReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Shows neither its least and greatest key, nor a row for each segment.
+        // Leaves out the least and greatest key, and the rows of the segments.
         let mut reader = f.debug_struct("TableReader");
         reader.field("path", &self.path).field("header", &self.header).field("keys", &self.len());
         reader.field("len_bytes", &self.len_bytes()).finish_non_exhaustive()
@@ -68,11 +67,11 @@ impl fmt::Debug for TableReader {
 }
 
 impl TableReader {
-    /// Maps a table and checks its header and footer: a few page reads, however long it is.
+    /// Maps a table and checks its header and footer: a few page reads for a table of any length.
     ///
     /// While the reader lives, no [`Fs`](hightower_segment::Fs) of this process opens the file for
-    /// writing; and while one has it open for writing, no reader opens. If other code cuts the file
-    /// (another process, a `std::fs::File`), a signal ends this process.
+    /// writing. While one has the file open for writing, no reader opens it. If other code (another
+    /// process, a `std::fs::File`) shortens the file, a signal ends this process.
     ///
     /// # Errors
     ///
@@ -213,8 +212,8 @@ impl TableReader {
     }
 
     /// Loads the lines of several hashes into the processor's cache, all at once, so that
-    /// [`candidates`](Self::candidates) of each then does not wait for memory. Reads one byte of
-    /// each line. Loads pages that are not in memory from the device, one after the other.
+    /// [`candidates`](Self::candidates) does not wait for memory. Reads one byte of each line.
+    /// Pages that are not in memory are loaded from the device, one after another.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -241,9 +240,9 @@ impl TableReader {
         black_box(hashes.iter().map(touch).fold(0, |sum, byte| sum ^ byte));
     }
 
-    /// The entry of a key, found through the index: for callers that do not read the record, and
-    /// for tools. Reads one block of each level, three for a million keys. For callers that read
-    /// the record, [`candidates`](Self::candidates) costs a fraction.
+    /// The entry of a key, found through the index, for callers that do not read the record, and
+    /// for tools. Reads one block of each level: three for a million keys. For callers that read
+    /// the record, [`candidates`](Self::candidates) costs a fraction of this.
     ///
     /// # Errors
     ///
@@ -280,8 +279,8 @@ impl TableReader {
     }
 
     /// Starts read-ahead of the next piece of the file when a scan that moves from `from` to `to`
-    /// enters a new piece: the map has the advice for lookups, so that the system reads nothing
-    /// ahead by itself.
+    /// enters a new piece. The map has the advice for lookups, so the system reads nothing ahead by
+    /// itself.
     #[inline]
     pub(crate) fn read_ahead(&self, from: u64, to: u64) {
         if from / READ_AHEAD_BYTES != to / READ_AHEAD_BYTES {
@@ -295,7 +294,7 @@ impl TableReader {
         let start = next.and_then(|next| usize::try_from(next * READ_AHEAD_BYTES).ok());
         let Some(start) = start.filter(|start| *start < self.mapping.len()) else { return };
         let len = usize::try_from(READ_AHEAD_BYTES).unwrap_or(0);
-        // If the system ignores it, the scan waits for each page.
+        // If the system ignores the request, the scan waits for each page.
         let _wish = self.mapping.will_need(start..start.saturating_add(len));
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Spill {
 impl Drop for Spill {
     fn drop(&mut self) {
         if self.is_named {
-            // If this fails, a file remains that nobody opens.
+            // If this fails, an unused file remains.
             let _garbage = self.dir.remove_file(&self.name);
         }
     }
@@ -44,7 +44,7 @@ impl Drop for Spill {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     at: u64,
-    /// Without the checksums. Every chunk but the last is full.
+    /// The length without checksums. Every chunk but the last is full.
     len_bytes: u64,
 }
 
@@ -116,7 +116,7 @@ impl Spill {
     }
 }
 
-/// Bytes that are written once and then read once; a short stream stays in memory.
+/// Bytes that are written once and then read once. A short stream stays in memory.
 #[derive(Debug, Default)]
 pub(crate) struct SpillStream {
     extents: Vec<Extent>,

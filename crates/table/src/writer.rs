@@ -1,4 +1,4 @@
-//! Writes a table from keys in ascending order, in memory that does not grow with their number.
+//! Writes a table from keys in ascending order. Its memory does not grow with their number.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,13 +29,13 @@ use crate::spill::Spill;
 
 /// The suffix after a table's name while the table is being written.
 ///
-/// A crash may leave such a file. Nobody opens it, and the owner of the directory may remove it.
+/// A crash may leave such a file. It is never opened, and the owner of the directory may remove it.
 ///
 /// ```
 /// assert_eq!(format!("7.tbl{}", hightower_table::UNFINISHED_SUFFIX), "7.tbl.tmp");
 /// ```
 pub const UNFINISHED_SUFFIX: &str = ".tmp";
-/// The suffix of the scratch file's name, which exists for a moment.
+/// The suffix of the scratch file's name, which exists only briefly.
 const SPILL_SUFFIX: &str = ".spill.tmp";
 /// The longest name of a new table, in bytes: it leaves room for the suffix of the scratch file.
 ///
@@ -69,8 +69,8 @@ impl TableOptions {
     /// ```
     pub const DEFAULT_MEMORY_BYTES: usize = 32 << 20;
 
-    /// A table with this id and this salt, which no other table of the directory may ever have had,
-    /// and with `hash_seed` for the hash of its keys.
+    /// A table with this id and salt, and with `hash_seed` for the hash of its keys. Id and salt
+    /// must differ from those of all tables that the directory has ever had.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::new(7, 0x1234, 0x5678);
@@ -84,7 +84,7 @@ impl TableOptions {
     ///
     /// # Errors
     ///
-    /// Those of the source.
+    /// Errors of the source.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::random(7, &hightower_segment::OsEntropy)?;
@@ -94,7 +94,7 @@ impl TableOptions {
         Ok(Self::new(id, entropy.next_u64()?, entropy.next_u64()?))
     }
 
-    /// Sets the seed of the hash. Tables that a lookup reads together share one.
+    /// Sets the seed of the hash. Tables that a lookup reads together share a seed.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::new(7, 1, 2).with_hash_seed(3);
@@ -106,8 +106,8 @@ impl TableOptions {
     }
 
     /// Sets the memory that hashes and pointers may take before they spill to the scratch file, in
-    /// bytes; at least 1 KiB. A key takes 16 bytes of it. Buffers take about 2 MiB more, and 32 KiB
-    /// for each time that this memory was full.
+    /// bytes; at least 1 KiB. A key takes 16 bytes of it. Buffers take about 2 MiB more, and
+    /// another 32 KiB each time that this memory fills up.
     ///
     /// ```
     /// let options = hightower_table::TableOptions::new(7, 1, 2).with_memory_bytes(1 << 20);
@@ -179,7 +179,7 @@ pub struct TableWriter {
 
 impl fmt::Debug for TableWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Shows neither the keys and hashes that it holds, nor the seed of the hash.
+        // Leaves out the keys, their hashes, and the seed of the hash.
         let keys = self.open.as_ref().map(|open| open.footer.keys);
         f.debug_struct("TableWriter").field("path", &self.place.path).field("keys", &keys).finish_non_exhaustive()
     }
@@ -199,7 +199,7 @@ struct TablePlace {
 impl Drop for TablePlace {
     fn drop(&mut self) {
         if self.exists {
-            // If this fails, a file remains that nobody opens.
+            // If this fails, an unused file remains.
             let _garbage = self.dir.remove_file(&self.unfinished);
         }
     }
@@ -217,7 +217,7 @@ struct OpenTable {
     index: IndexWriter,
     points: SortedRuns,
     counts: BTreeMap<u32, SegmentCounts>,
-    /// The counts of the segment of the last entry; entries of one segment often follow each other.
+    /// The counts of the last entry's segment: successive entries often have the same segment.
     latest: SegmentCounts,
     footer: Footer,
     last_key: Vec<u8>,
@@ -227,13 +227,13 @@ struct OpenTable {
 }
 
 impl TableWriter {
-    /// Begins a table with this name: ASCII letters, digits, `-`, `_` and `.`, at most
-    /// [`MAX_TABLE_NAME_LEN_BYTES`] of them, with `.tbl` at the end.
+    /// Begins a table with this name: at most [`MAX_TABLE_NAME_LEN_BYTES`] ASCII letters, digits,
+    /// `-`, `_` and `.`, ending in `.tbl`.
     ///
     /// # Errors
     ///
-    /// [`TableError::Exists`] if a table of this name exists, finished or not; [`TableError::Full`]
-    /// and [`TableError::Io`].
+    /// [`TableError::Exists`] if a table with this name exists, finished or not;
+    /// [`TableError::Full`] and [`TableError::Io`].
     ///
     /// ```
     /// use hightower_segment::{Fs, RealFs};
@@ -265,13 +265,13 @@ impl TableWriter {
             _ => TableError::io("create", &path, error),
         })?;
         let place = TablePlace { dir: Arc::clone(dir), name: name.to_owned(), unfinished, path, exists: true };
-        // While the unfinished file is ours, no other writer can give this name to its table.
+        // While this writer has the unfinished file, no other writer can give its table this name.
         match dir.metadata(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(_) => return Err(TableError::Exists { path: place.path.clone() }),
             Err(error) => return Err(TableError::io("look for", &place.path, error)),
         }
-        // A crash may have left one: no other writer has this name.
+        // A crash may have left a scratch file. No other writer uses this name.
         let scratch = format!("{name}{SPILL_SUFFIX}");
         match dir.remove_file(&scratch) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -309,8 +309,8 @@ impl TableWriter {
     /// # Errors
     ///
     /// [`TableError::OutOfOrder`], [`TableError::KeyTooLong`], [`TableError::TooManySegments`],
-    /// [`TableError::TooLong`], [`TableError::Full`], [`TableError::Io`]. The unfinished
-    /// table is then removed, and every later call is [`TableError::Abandoned`].
+    /// [`TableError::TooLong`], [`TableError::Full`], [`TableError::Io`]. The unfinished table is
+    /// then removed, and every later call returns [`TableError::Abandoned`].
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -329,12 +329,12 @@ impl TableWriter {
     }
 
     /// Advances an ascending source to its end and adds all its keys. `observe` gets the progress
-    /// after every 16,384 written keys, which exclude those that a merge skips, and may stop the
-    /// writer. A source can stop it too, with [`TableError::Canceled`].
+    /// after every 16,384 written keys, and may stop the writer. Keys that a merge skips do not
+    /// count. A source can also stop the writer, with [`TableError::Canceled`].
     ///
     /// # Errors
     ///
-    /// Those of [`push`](Self::push) and of the source; [`TableError::Canceled`].
+    /// As for [`push`](Self::push), errors of the source, and [`TableError::Canceled`].
     ///
     /// ```
     /// # use std::ops::{Bound, ControlFlow};
@@ -377,9 +377,9 @@ impl TableWriter {
     /// # Errors
     ///
     /// [`TableError::Full`] and [`TableError::Io`], [`TableError::TooLong`] if index or point table
-    /// make it too long, and [`TableError::Corrupt`] if the scratch file returned other bytes than
-    /// the written ones. No table of this name then exists, unless its removal fails too; such a
-    /// table is complete.
+    /// make it too long, and [`TableError::Corrupt`] if the scratch file returned bytes that differ
+    /// from the written ones. After an error, no table with this name exists. If its removal fails
+    /// as well, a complete table remains.
     ///
     /// ```
     /// # use hightower_segment::{Fs, RealFs};
@@ -395,11 +395,11 @@ impl TableWriter {
         self.finish_with(&mut |_progress| ControlFlow::Continue(()))
     }
 
-    /// As [`finish`](Self::finish); `observe` gets the progress and may stop the writer.
+    /// Like [`finish`](Self::finish). `observe` gets the progress and may stop the writer.
     ///
     /// # Errors
     ///
-    /// Those of [`finish`](Self::finish), and [`TableError::Canceled`].
+    /// As for [`finish`](Self::finish), and [`TableError::Canceled`].
     ///
     /// ```
     /// # use std::ops::ControlFlow;
@@ -424,7 +424,7 @@ impl TableWriter {
         renamed.map_err(|error| TableError::io("rename", &place.path, error))?;
         place.exists = false;
         if let Err(error) = retry_interrupted(|| place.dir.sync()) {
-            // The name may be durable or not, so the file is removed.
+            // The name may or may not be durable, so the file is removed.
             let _garbage = place.dir.remove_file(&place.name);
             return Err(TableError::io("sync the directory of", &place.path, error));
         }
