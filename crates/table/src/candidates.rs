@@ -22,7 +22,7 @@ use crate::reader::TableReader;
 /// # writer.finish()?;
 /// let table = TableReader::open(dir.as_ref(), "1.tbl")?;
 /// for pointer in table.candidates(table.hasher().hash(b"key"))? {
-///     // Read the record there: it is the right one if it holds the key. A damaged line is an error.
+///     // Read the record there: it is the right one if it holds the key.
 ///     let pointer = pointer?;
 ///     println!("segment {}, offset {}", pointer.segment, pointer.offset);
 /// }
