@@ -5,20 +5,17 @@
 //! empty in a normal build. A guard for a wait of a [`Condvar`] must not be held across other
 //! steps, because threads wait for it outside the schedule.
 
+pub(crate) use hightower_seams::schedule::step;
 #[cfg(not(shuttle))]
-pub(crate) use normal::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, step, thread};
+pub(crate) use normal::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, thread};
 #[cfg(shuttle)]
-pub(crate) use scheduled::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, step, thread};
+pub(crate) use scheduled::{Condvar, MappedMutexGuard, Mutex, MutexGuard, receive, thread};
 
 #[cfg(not(shuttle))]
 mod normal {
     use crossbeam_channel::{Receiver, RecvError};
     pub(crate) use parking_lot::{Condvar, MappedMutexGuard, Mutex, MutexGuard};
     pub(crate) use std::thread;
-
-    /// Nothing.
-    #[inline(always)]
-    pub(crate) const fn step() {}
 
     /// Waits for the next message.
     pub(crate) fn receive<T>(receiver: &Receiver<T>) -> Result<T, RecvError> {
@@ -32,39 +29,13 @@ mod scheduled {
     use std::time::Duration;
 
     use crossbeam_channel::{Receiver, RecvError, TryRecvError};
+    pub(crate) use hightower_seams::schedule::ScheduledMutex as Mutex;
+    use hightower_seams::schedule::step;
     pub(crate) use parking_lot::{MappedMutexGuard, MutexGuard};
     pub(crate) use shuttle::thread;
 
     /// Number of steps of a timeout: in a schedule every timer may fire early.
     const STEPS_OF_A_TIMEOUT: u32 = 3;
-
-    /// A point at which the schedule may switch threads. Threads that shuttle does not control,
-    /// such as those that read ahead during an open, yield to the system.
-    pub(crate) fn step() {
-        if shuttle::current::try_get_current_task().is_some() {
-            thread::yield_now();
-        } else {
-            std::thread::yield_now();
-        }
-    }
-
-    #[derive(Debug, Default)]
-    pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) const fn new(value: T) -> Self {
-            Self(parking_lot::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            loop {
-                step();
-                if let Some(guard) = self.0.try_lock() {
-                    return guard;
-                }
-            }
-        }
-    }
 
     #[derive(Debug, Default)]
     pub(crate) struct Condvar {

@@ -1,8 +1,8 @@
 //! The seams that the crates of a Hightower KV store share, so that tests control them: the
-//! [`Clock`], random bytes ([`Entropy`]), planted bugs ([`mutants`]) and the order of locks
-//! ([`lock_order`]).
+//! [`Clock`], random bytes ([`Entropy`]), planted bugs ([`mutants`]), the order of locks
+//! ([`lock_order`]) and of threads ([`schedule`]).
 //!
-//! Planted bugs and the order of locks cost nothing in a release build. The file system is a seam
+//! Planted bugs and both orders cost nothing in a release build. The file system is a seam
 //! of its own: `Fs` in `hightower-segment`.
 //!
 //! # At a glance
@@ -23,6 +23,7 @@ mod clock;
 mod entropy;
 pub mod lock_order;
 pub mod mutants;
+pub mod schedule;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "os-entropy")]

@@ -17,12 +17,11 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// A panic under the lock releases it and does not poison it, because no code of a caller runs
-    /// under it.
+    /// A panic under the lock releases it and does not poison it: no code of a caller runs there.
     #[cfg(not(shuttle))]
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        // Without the wait, which is rare, this is short enough to be inlined into a commit.
+        // Apart from the wait, which is rare, this is short enough to be inlined into a commit.
         self.0.try_lock().unwrap_or_else(|failure| match failure {
             TryLockError::Poisoned(failed) => failed.into_inner(),
             TryLockError::WouldBlock => self.wait(),
@@ -38,23 +37,12 @@ impl<T> Mutex<T> {
     #[cfg(shuttle)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         loop {
-            step();
+            hightower_seams::schedule::step();
             match self.0.try_lock() {
                 Ok(guard) => return guard,
                 Err(TryLockError::Poisoned(failed)) => return PoisonError::into_inner(failed),
                 Err(TryLockError::WouldBlock) => {}
             }
         }
-    }
-}
-
-/// A point at which the schedule may switch threads. Threads that shuttle does not control, such as
-/// read-ahead threads of an open, yield to the system.
-#[cfg(shuttle)]
-fn step() {
-    if shuttle::current::try_get_current_task().is_some() {
-        shuttle::thread::yield_now();
-    } else {
-        std::thread::yield_now();
     }
 }
