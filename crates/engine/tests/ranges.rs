@@ -223,17 +223,27 @@ fn read_at_random(dir: &std::path::Path) -> usize {
     count
 }
 
+/// A store of segments of this length, with values of 1,000 bytes under these keys. It is open
+/// read-only, so that no thread of its own maps or unmaps a segment between two counts.
+#[cfg(target_os = "linux")]
+fn of_segments(len_bytes: u64, keys: impl Iterator<Item = u32>) -> (TempDir, SingleNodeEngine) {
+    let dir = TempDir::new().unwrap();
+    let config = StoreConfig::at(dir.path()).with_max_segment_size(len_bytes).with_min_segment_size(len_bytes);
+    let engine = SingleNodeEngine::with_config(config).unwrap();
+    for key in keys {
+        engine.put(key.to_be_bytes(), [1; 1000]).unwrap();
+    }
+    engine.close().unwrap();
+    let engine = SingleNodeEngine::open_read_only(dir.path()).unwrap();
+    (dir, engine)
+}
+
 /// The system reads ahead for a long scan while the scan lives.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_long_scan_has_the_system_read_ahead_until_it_is_dropped() {
-    let temp = TempDir::new().unwrap();
-    let dir = temp.path().canonicalize().unwrap();
-    let config = StoreConfig::at(&dir).with_max_segment_size(16 << 20).with_min_segment_size(16 << 20);
-    let engine = SingleNodeEngine::with_config(config).unwrap();
-    for key in 0..2500_u32 {
-        engine.put(key.to_be_bytes(), [1; 1000]).unwrap();
-    }
+    let (dir, engine) = of_segments(16 << 20, 0..2500);
+    let dir = dir.path().canonicalize().unwrap();
     let whole = read_at_random(&dir);
     assert!(whole > 0);
     let mut scan = engine.range(..).unwrap();
@@ -255,18 +265,6 @@ fn a_long_scan_has_the_system_read_ahead_until_it_is_dropped() {
     assert_eq!(read_at_random(&dir), whole - 1, "the same for an iterator");
 }
 
-/// A store of segments of 2 MiB, with values of 1,000 bytes under these keys.
-#[cfg(target_os = "linux")]
-fn of_short_segments(keys: impl Iterator<Item = u32>) -> (TempDir, SingleNodeEngine) {
-    let dir = TempDir::new().unwrap();
-    let config = StoreConfig::at(dir.path()).with_max_segment_size(2 << 20).with_min_segment_size(2 << 20);
-    let engine = SingleNodeEngine::with_config(config).unwrap();
-    for key in keys {
-        engine.put(key.to_be_bytes(), [1; 1000]).unwrap();
-    }
-    (dir, engine)
-}
-
 /// The number of segments in which the system reads ahead for `scan`, after `records` more records.
 #[cfg(target_os = "linux")]
 fn read_ahead_after(scan: &mut Range, mut records: usize, dir: &std::path::Path, whole: usize) -> usize {
@@ -282,7 +280,7 @@ fn read_ahead_after(scan: &mut Range, mut records: usize, dir: &std::path::Path,
 #[test]
 #[cfg(target_os = "linux")]
 fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
-    let (dir, engine) = of_short_segments(0..16_000);
+    let (dir, engine) = of_segments(2 << 20, 0..16_000);
     let dir = dir.path().canonicalize().unwrap();
     let whole = read_at_random(&dir);
     let mut scan = engine.range(..).unwrap();
@@ -297,7 +295,7 @@ fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_scan_of_many_segments_in_turn_has_the_system_read_ahead_in_few() {
-    let (dir, engine) = of_short_segments((0..8).flat_map(|run| (0..2000).map(move |key| key * 8 + run)));
+    let (dir, engine) = of_segments(2 << 20, (0..8).flat_map(|run| (0..2000).map(move |key| key * 8 + run)));
     let dir = dir.path().canonicalize().unwrap();
     let whole = read_at_random(&dir);
     let mut scan = engine.range(..).unwrap();
