@@ -36,10 +36,10 @@ impl SimOptions {
 
 /// A third each of the crash states are of segments, where they are fine-grained, of the
 /// write-ahead log, and of the whole engine. One run of cargo builds everything once. It also
-/// crashes the multi-key changes of the authentication service.
+/// damages tables, and crashes the multi-key changes of the authentication service.
 pub(crate) fn sim(options: &SimOptions) -> Result<()> {
     let packages = "-p hightower-segment -p hightower-engine -p hightower-auth";
-    let tests = "--test crash --test copies_crash --test faults --test wal --test upkeep_faults --test bit_flips --test atomicity";
+    let tests = "--test crash --test copies_crash --test faults --test wal --test upkeep_faults --test bit_flips --test tables --test atomicity";
     let lines = Run::cargo(&format!("{TEST} {packages} {tests} -- --nocapture"))
         .with("HIGHTOWER_TEST_STATES", options.states.div_ceil(2))
         .with("HIGHTOWER_TEST_CASES", options.workloads)

@@ -223,10 +223,10 @@ fn read_at_random(dir: &std::path::Path) -> usize {
     count
 }
 
-/// A store of segments of this length, with values of 1,000 bytes under these keys. It is open
-/// read-only, so that no thread of its own maps or unmaps a segment between two counts.
+/// A store with segments of `len_bytes` and a value of 1,000 bytes under each key, open for reading
+/// only: none of its threads maps or unmaps a segment between two counts.
 #[cfg(target_os = "linux")]
-fn of_segments(len_bytes: u64, keys: impl Iterator<Item = u32>) -> (TempDir, SingleNodeEngine) {
+fn read_only_store(len_bytes: u64, keys: impl Iterator<Item = u32>) -> (TempDir, SingleNodeEngine) {
     let dir = TempDir::new().unwrap();
     let config = StoreConfig::at(dir.path()).with_max_segment_size(len_bytes).with_min_segment_size(len_bytes);
     let engine = SingleNodeEngine::with_config(config).unwrap();
@@ -242,7 +242,7 @@ fn of_segments(len_bytes: u64, keys: impl Iterator<Item = u32>) -> (TempDir, Sin
 #[test]
 #[cfg(target_os = "linux")]
 fn a_long_scan_has_the_system_read_ahead_until_it_is_dropped() {
-    let (dir, engine) = of_segments(16 << 20, 0..2500);
+    let (dir, engine) = read_only_store(16 << 20, 0..2500);
     let dir = dir.path().canonicalize().unwrap();
     let whole = read_at_random(&dir);
     assert!(whole > 0);
@@ -280,12 +280,12 @@ fn read_ahead_after(scan: &mut Range, mut records: usize, dir: &std::path::Path,
 #[test]
 #[cfg(target_os = "linux")]
 fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
-    let (dir, engine) = of_segments(2 << 20, 0..16_000);
+    let (dir, engine) = read_only_store(2 << 20, 0..16_000);
     let dir = dir.path().canonicalize().unwrap();
     let whole = read_at_random(&dir);
     let mut scan = engine.range(..).unwrap();
     let in_order = [500; 31].map(|records| read_ahead_after(&mut scan, records, &dir, whole));
-    // At the begin and at the end of a segment there is no read-ahead.
+    // There is no read-ahead at the beginning and at the end of a segment.
     assert!(in_order.iter().all(|count| *count <= 1), "{in_order:?}");
     assert!(in_order.iter().sum::<usize>() > 15, "{in_order:?}");
 }
@@ -295,7 +295,7 @@ fn a_scan_through_many_segments_has_the_system_read_ahead_in_each() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_scan_of_many_segments_in_turn_has_the_system_read_ahead_in_few() {
-    let (dir, engine) = of_segments(2 << 20, (0..8).flat_map(|run| (0..2000).map(move |key| key * 8 + run)));
+    let (dir, engine) = read_only_store(2 << 20, (0..8).flat_map(|run| (0..2000).map(move |key| key * 8 + run)));
     let dir = dir.path().canonicalize().unwrap();
     let whole = read_at_random(&dir);
     let mut scan = engine.range(..).unwrap();

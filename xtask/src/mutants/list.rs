@@ -28,6 +28,8 @@ const fn opening(filter: &'static str) -> Catcher {
 const fn compaction(filter: &'static str) -> Catcher {
     plain("hightower-engine", "compaction", filter)
 }
+/// Histories with damaged tables, beside the plain model.
+const DAMAGED_TABLES: Catcher = plain("hightower-engine", "tables", "histories_with_damaged_tables");
 /// Versions, timestamps and clocks with any value.
 const fn callers_numbers(filter: &'static str) -> Catcher {
     plain("hightower-engine", "callers_numbers", filter)
@@ -319,12 +321,12 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "stale_table_covers_all",
         "the log behind what a table covers is read",
-        &[compaction("a_table_from_before_a_compaction"), ENGINE_CRASHES],
+        &[compaction("a_table_from_before_a_compaction"), DAMAGED_TABLES, ENGINE_CRASHES],
     ),
     caught(
         "other_table_believed",
         "a table counts only if it is the one that the manifest names",
-        &[compaction("deleted_keys_stay_deleted")],
+        &[compaction("deleted_keys_stay_deleted"), DAMAGED_TABLES],
     ),
     caught(
         "covered_log_may_end",
