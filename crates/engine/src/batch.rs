@@ -217,12 +217,13 @@ impl Batch {
 
     /// Adds a requirement that no commit after the seqno `since` has set or deleted a key in
     /// `bounds`. It protects a decision that depends on a whole range: a key that appears or
-    /// disappears there violates the requirement. At most 1,024 ranges.
+    /// disappears there violates the requirement.
     ///
     /// The check costs a walk over the range before the commit, and nothing under the commit lock.
     /// Keep the snapshot that `since` comes from until the batch is committed. Otherwise the store
-    /// may have forgotten later deletes, and the commit fails with
-    /// [`Error::Conflict`](crate::Error::Conflict). An open forgets all earlier changes.
+    /// may have forgotten later deletes, and rejects the batch: see [`Rejected::known_since`]. An
+    /// open forgets all earlier changes. A `since` above the seqno of the latest commit is a
+    /// mistake, and fails with [`Error::Validation`].
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};
@@ -368,10 +369,6 @@ impl Batch {
         let (found, limit) = (self.operations.len(), limits::MAX_BATCH_COMMANDS);
         if found > limit {
             return Err(Error::LimitExceeded { what: "batch (commands)", found: found as u64, limit: limit as u64 });
-        }
-        let (found, limit) = (self.ranges.as_ref().map_or(0, |ranges| ranges.len()), limits::MAX_BATCH_RANGES);
-        if found > limit && !planted("ranges_without_limit") {
-            return Err(Error::LimitExceeded { what: "batch (ranges)", found: found as u64, limit: limit as u64 });
         }
         for operation in &self.operations {
             check_lengths(operation.key_len, operation.value_len.unwrap_or(0))?;

@@ -70,3 +70,21 @@ impl<B: KeyBounds + ?Sized> KeyBounds for &B {
         (**self).key_bounds()
     }
 }
+
+/// The order of lower bounds.
+pub(crate) fn lower_rank(bound: &Bound<Vec<u8>>) -> (Option<&[u8]>, bool) {
+    match bound {
+        Bound::Unbounded => (None, false),
+        Bound::Included(key) => (Some(key), false),
+        Bound::Excluded(key) => (Some(key), true),
+    }
+}
+
+/// The order of upper bounds.
+pub(crate) fn upper_rank(bound: &Bound<Vec<u8>>) -> (bool, &[u8], bool) {
+    match bound {
+        Bound::Excluded(key) => (false, key, false),
+        Bound::Included(key) => (false, key, true),
+        Bound::Unbounded => (true, &[], true),
+    }
+}

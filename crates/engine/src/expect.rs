@@ -40,10 +40,10 @@ impl Expect {
 /// The first violated requirement of a batch that was not committed. Read the key again and decide
 /// again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the batch was rejected: {} {}, but {}", key.escape_ascii(), required(*expected), there(*found))]
+#[error("the batch was rejected: {}", self.reason())]
 #[non_exhaustive]
 pub struct Rejected {
-    /// The key.
+    /// The key; empty if it is not known, see `known_since`.
     pub key: Vec<u8>,
     /// The requirement.
     pub expected: Expect,
@@ -51,13 +51,26 @@ pub struct Rejected {
     pub found: Option<u64>,
     /// The range of a requirement on a range; the key lies in it.
     pub range: Option<Box<OwnedBounds>>,
+    /// `Some` if the store may have forgotten changes of the range: it remembers only those since
+    /// this seqno. `None` if it knows that the key has changed.
+    pub known_since: Option<u64>,
 }
 
 impl Rejected {
     /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
-        Self { key, expected, found, range: None }
+        Self { key, expected, found, range: None, known_since: None }
+    }
+
+    fn reason(&self) -> String {
+        let required = required(self.expected);
+        match self.known_since {
+            None => format!("{} {required}, but {}", self.key.escape_ascii(), there(self.found)),
+            Some(seqno) => {
+                format!("a range {required}, but the store remembers only changes since seqno {seqno}")
+            }
+        }
     }
 }
 

@@ -1,6 +1,3 @@
 //! Checks of the limits of keys, values, versions and batches; see also [`hightower_log::limits`].
 
 pub use hightower_log::limits::{MAX_BATCH_COMMANDS, MAX_KEY_LEN_BYTES, MAX_SUBMITTED_VERSION, MAX_VALUE_LEN_BYTES};
-
-/// The most ranges that a batch may require unchanged.
-pub const MAX_BATCH_RANGES: usize = 1024;

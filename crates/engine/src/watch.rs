@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use hightower_state::{ChangeSince, ConcurrentKvState};
 
-use crate::bounds::OwnedBounds;
+use crate::bounds::{OwnedBounds, lower_rank, upper_rank};
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::sync::{Mutex, step};
@@ -42,18 +42,21 @@ impl RangeRequirement {
         self.bounds.1.as_ref().map(Vec::as_slice)
     }
 
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        let is_behind = match self.from() {
+    fn begins_before(&self, key: &[u8]) -> bool {
+        match self.from() {
             Bound::Included(from) => from <= key,
             Bound::Excluded(from) => from < key,
             Bound::Unbounded => true,
-        };
-        let is_before = match self.to() {
+        }
+    }
+
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        let ends_behind = match self.to() {
             Bound::Included(to) => key <= to,
             Bound::Excluded(to) => key < to,
             Bound::Unbounded => true,
         };
-        is_behind && is_before
+        ends_behind && self.begins_before(key)
     }
 }
 
@@ -63,8 +66,10 @@ pub(crate) enum RangeFinding {
     /// `key`, in the range of this requirement, has changed. `found` is the version of its new
     /// value; `None` if it has none.
     Changed { requirement: usize, key: Vec<u8>, found: Option<u64> },
-    /// The store remembers only the changes since this seqno.
-    Forgotten { known_since: u64 },
+    /// The store remembers only changes since `known_since`, later than this requirement needs.
+    Forgotten { requirement: usize, known_since: u64 },
+    /// A required seqno is above that of the latest commit.
+    Ahead { since: u64, latest: u64 },
 }
 
 /// The watches of a store.
@@ -77,11 +82,47 @@ pub(crate) struct Watches {
 #[derive(Debug)]
 struct Watched {
     requirements: Arc<Vec<RangeRequirement>>,
+    reaches: Vec<Reach>,
     /// The first finding.
     finding: Mutex<Option<RangeFinding>>,
 }
 
+/// A requirement in the order of the lower bounds, and which one of those up to it reaches
+/// farthest: two numbers of requirements.
+#[derive(Debug)]
+struct Reach {
+    requirement: usize,
+    farthest: usize,
+}
+
 impl Watched {
+    fn new(requirements: &Arc<Vec<RangeRequirement>>) -> Self {
+        let mut order: Vec<usize> = (0..requirements.len()).collect();
+        order.sort_unstable_by_key(|&at| lower_rank(&requirements[at].bounds.0));
+        let reaches = order.into_iter().scan(None, |farthest, requirement| {
+            let before = farthest.unwrap_or(requirement);
+            let upper = |at: usize| upper_rank(&requirements[at].bounds.1);
+            let is_farther = upper(before) < upper(requirement) || planted("last_begun_range_only");
+            let farthest = *farthest.insert(if is_farther { requirement } else { before });
+            Some(Reach { requirement, farthest })
+        });
+        Self { reaches: reaches.collect(), requirements: Arc::clone(requirements), finding: Mutex::new(None) }
+    }
+
+    /// Whether a commit with this seqno may be a change that nothing was found of before.
+    fn may_find(&self, seqno: u64) -> bool {
+        self.finding.lock().is_none() && self.requirements.iter().any(|wanted| seqno > wanted.since)
+    }
+
+    /// The first requirement that a commit of a key violates. Costs a binary search, and if a range
+    /// holds the key, a look at each.
+    fn violated(&self, seqno: u64, key: &[u8]) -> Option<usize> {
+        let begun = self.reaches.partition_point(|reach| self.requirements[reach.requirement].begins_before(key));
+        let Reach { farthest, .. } = self.reaches[..begun].last()?;
+        let is_held = self.requirements[*farthest].contains(key);
+        is_held.then(|| self.requirements.iter().position(|wanted| seqno > wanted.since && wanted.contains(key)))?
+    }
+
     fn find(&self, finding: RangeFinding) {
         self.finding.lock().get_or_insert(finding);
     }
@@ -102,8 +143,7 @@ impl Watches {
         requirements: &Arc<Vec<RangeRequirement>>,
         state: &ConcurrentKvState<Place>,
     ) -> RangeWatch {
-        let watched = Arc::new(Watched { requirements: Arc::clone(requirements), finding: Mutex::new(None) });
-        let watch = RangeWatch { watches: Arc::clone(self), watched };
+        let watch = RangeWatch { watches: Arc::clone(self), watched: Arc::new(Watched::new(requirements)) };
         if planted("walk_before_watch") {
             watch.walk(state);
         }
@@ -131,27 +171,31 @@ impl Watches {
     #[cold]
     fn tell<'k>(&self, seqno: u64, written: impl Iterator<Item = (&'k [u8], Option<u64>)>) {
         let watches = self.watches.lock();
+        let mut untold: Vec<&Arc<Watched>> = watches.iter().filter(|watched| watched.may_find(seqno)).collect();
         for (key, found) in written.filter(|(_, found)| found.is_some() || !planted("deletes_untold")) {
-            for watched in watches.iter() {
-                let is_hit = |wanted: &RangeRequirement| seqno > wanted.since && wanted.contains(key);
-                if let Some(requirement) = watched.requirements.iter().position(is_hit) {
-                    watched.find(RangeFinding::Changed { requirement, key: key.to_vec(), found });
-                }
-            }
+            untold.retain(|watched| {
+                let violated = watched.violated(seqno, key);
+                let found = violated.map(|requirement| RangeFinding::Changed { requirement, key: key.to_vec(), found });
+                found.map(|finding| watched.find(finding)).is_none()
+            });
         }
     }
 }
 
 impl RangeWatch {
     fn walk(&self, state: &ConcurrentKvState<Place>) {
+        let latest = state.visible_seq();
         for (requirement, wanted) in self.watched.requirements.iter().enumerate() {
+            if wanted.since > latest && !planted("ranges_unchanged_since_the_future") {
+                return self.watched.find(RangeFinding::Ahead { since: wanted.since, latest });
+            }
             match state.change_since(wanted.from(), wanted.to(), wanted.since) {
                 ChangeSince::None => {}
                 ChangeSince::Changed { key, version: found } => {
                     return self.watched.find(RangeFinding::Changed { requirement, key, found });
                 }
                 ChangeSince::Forgotten { known_since } => {
-                    return self.watched.find(RangeFinding::Forgotten { known_since });
+                    return self.watched.find(RangeFinding::Forgotten { requirement, known_since });
                 }
             }
             step();
@@ -173,6 +217,7 @@ impl Drop for RangeWatch {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers below 5")]
 mod tests {
     use super::*;
 
@@ -191,9 +236,41 @@ mod tests {
         assert_eq!(held(range(Bound::Included(d()), Bound::Excluded(b()))), "");
     }
 
+    /// Also where ranges overlap, are empty or inverted, and for each seqno.
+    #[test]
+    fn a_key_violates_the_first_requirement_that_holds_it() {
+        let mut state = 1_u64;
+        let mut below = |limit: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % limit
+        };
+        for round in 0..2000 {
+            let mut bound = |kinds| {
+                let key = (0..=below(2)).map(|_| b"abcd"[below(4) as usize]).collect();
+                match below(kinds) {
+                    0 => Bound::Unbounded,
+                    kind if kind % 2 == 0 => Bound::Included(key),
+                    _ => Bound::Excluded(key),
+                }
+            };
+            let bounds: Vec<_> = (0..round % 9).map(|_| (bound(12), bound(12))).collect();
+            let required = bounds.into_iter().map(|bounds| RangeRequirement { bounds, since: below(3) });
+            let watched = Watched::new(&Arc::new(required.collect()));
+            for key in [&b"a"[..], b"aa", b"ac", b"b", b"bb", b"cd", b"d", b"dd", b"e"] {
+                for seqno in 0..4 {
+                    let is_hit = |wanted: &RangeRequirement| seqno > wanted.since && wanted.contains(key);
+                    let expected = watched.requirements.iter().position(is_hit);
+                    assert_eq!(watched.violated(seqno, key), expected, "{key:?} at {seqno}: {watched:?}");
+                    assert!(expected.is_none() || watched.may_find(seqno));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_watch_is_told_later_commits_and_ends_with_its_drop() {
         let (watches, state) = (Arc::new(Watches::default()), ConcurrentKvState::new());
+        state.writer().resume(5).unwrap();
         let wanted = RangeRequirement { bounds: (Bound::Included(b"b".to_vec()), Bound::Unbounded), since: 5 };
         let watch = watches.watch(&Arc::new(vec![wanted]), &state);
         watches.note(5, [(&b"c"[..], Some(1))].into_iter());

@@ -335,21 +335,86 @@ fn limits_of_keys_values_and_commands_hold_at_the_call() {
     assert!(matches!(over, Err(Error::LimitExceeded { what: "transaction (written keys)", .. })), "{over:?}");
     transaction.put(0_u32.to_be_bytes(), "again").unwrap();
     assert_eq!(transaction.commit().unwrap().versions.len(), limits::MAX_BATCH_COMMANDS);
+}
 
+/// A commit that other commits disturb in the last of many ranges, and one that they miss.
+#[test]
+fn a_transaction_may_read_many_keys_and_ranges() {
+    const READS: u32 = 3000;
+    let (_dir, engine) = store(&["a", "k/02000", "p/00077/y"]);
+    let begin = |by_keys: bool| {
+        let mut transaction = engine.transaction().unwrap();
+        for number in 0..READS {
+            if by_keys {
+                let is_there = transaction.contains_key(format!("k/{number:05}")).unwrap();
+                assert_eq!(is_there, number == 2000);
+            } else {
+                let count = transaction.prefix(format!("p/{number:05}/")).unwrap().count();
+                assert_eq!(count, usize::from(number == 77));
+            }
+        }
+        transaction.put("a", "3").unwrap();
+        transaction
+    };
+    let beside = |key: &str| assert!(engine.put(key, "").unwrap().changed());
+    for by_keys in [true, false] {
+        let transaction = begin(by_keys);
+        for key in ["a", "k/", "k/02000/", "k/03000", "p/00077", "p/00077.", "p/000770"] {
+            beside(key);
+        }
+        transaction.commit().unwrap();
+    }
+    for key in ["k/00000", "k/02000", "k/02999"] {
+        let (transaction, seq) = (begin(true), engine.latest_seq());
+        let version = engine.put_versioned(key, "2").unwrap();
+        let met = conflict(transaction.commit());
+        assert_eq!((met.key.as_slice(), met.range.as_ref(), met.found), (key.as_bytes(), None, Some(version)));
+        assert_eq!(met.expected, Expect::UnchangedSince(seq), "too many keys for a look at each under the lock");
+        assert!(met.to_string().contains("it was read at seqno"), "{met}");
+        if key != "k/02000" {
+            engine.delete(key).unwrap();
+        }
+    }
+    let transaction = begin(true);
+    engine.delete("k/02000").unwrap();
+    assert_eq!(conflict(transaction.commit()).key, b"k/02000");
+    for key in ["p/00000/x", "p/00077/y", "p/02999/z"] {
+        let transaction = begin(false);
+        beside(key);
+        let met = conflict(transaction.commit());
+        assert_eq!((met.key.as_slice(), met.range.is_some()), (key.as_bytes(), true));
+        engine.delete(key).unwrap();
+        beside("p/00077/y");
+    }
     let mut batch = Batch::new();
     batch.put("a", "2");
-    for number in 0..=limits::MAX_BATCH_RANGES {
-        batch.require_prefix(format!("p/{number}"), 0);
+    for number in 0..READS {
+        batch.require_prefix(format!("p/{number:05}/"), engine.latest_seq());
     }
-    assert!(matches!(engine.commit(&batch), Err(Error::LimitExceeded { what: "batch (ranges)", .. })));
-    // A transaction may read more: its ranges are joined.
-    let mut transaction = engine.transaction().unwrap();
-    for number in 0..2 * limits::MAX_BATCH_RANGES {
-        assert_eq!(transaction.prefix(format!("p/{number:05}")).unwrap().count(), 0);
+    assert!(engine.commit(&batch).unwrap().is_committed());
+    beside("p/02998/");
+    assert_eq!(engine.commit(&batch).unwrap().committed().unwrap_err().key, b"p/02998/");
+}
+
+/// A range that was read is known to have changed, though the tombstone's grace is over.
+#[test]
+fn a_delete_is_not_forgotten_while_a_transaction_lives() {
+    let (_dir, engine) = store(&["a", "p/1"]);
+    for many_keys in [false, true] {
+        let mut transaction = engine.transaction().unwrap();
+        if many_keys {
+            for number in 0..1000 {
+                transaction.contains_key(format!("p/{number}")).unwrap();
+            }
+        } else {
+            assert_eq!(transaction.prefix("p/").unwrap().count(), 1);
+        }
+        transaction.put("a", "2").unwrap();
+        engine.delete("p/1").unwrap();
+        engine.run_compaction_now().unwrap();
+        assert_eq!(conflict(transaction.commit()).key, b"p/1");
+        engine.put("p/1", "").unwrap();
     }
-    transaction.put("a", "3").unwrap();
-    engine.put("p/00077/x", "").unwrap();
-    conflict(transaction.commit());
 }
 
 /// k with version 10 is read, deleted with 11, its tombstone has no more grace, and version 10 is
@@ -403,46 +468,6 @@ fn a_version_does_not_come_back_while_a_transaction_is_queued() {
     assert!(!late.wait().unwrap().changed());
     assert_eq!(conflict(ticket.wait()).key, b"k");
     assert_eq!(engine.stats().transactions.conflicts, 1);
-}
-
-#[test]
-fn a_batch_can_require_ranges_unchanged() {
-    let (dir, engine) = store(&["p/1", "p/2", "q"]);
-    let read = engine.snapshot().unwrap();
-    let batch = |since| {
-        let mut batch = Batch::new();
-        batch.put("r", "").require_prefix("p/", since).require_range("q"..="q", since);
-        batch
-    };
-    assert!(engine.commit(&batch(read.seq())).unwrap().is_committed());
-    engine.delete("p/2").unwrap();
-    let rejected = engine.commit(&batch(read.seq())).unwrap().committed().unwrap_err();
-    assert_eq!((rejected.key, rejected.found), (b"p/2".to_vec(), None));
-    assert_eq!(rejected.range.as_deref(), Some(&(Bound::Included(b"p/".to_vec()), Bound::Excluded(b"p0".to_vec()))));
-    assert!(engine.commit(&batch(engine.latest_seq())).unwrap().is_committed());
-    // One key.
-    let mut one = Batch::new();
-    one.put("r", "").require("p/1", Expect::UnchangedSince(read.seq()));
-    assert!(engine.commit(&one).unwrap().is_committed());
-    engine.put("p/1", "2").unwrap();
-    assert!(!engine.commit(&one).unwrap().is_committed());
-    // The delete is not forgotten while the snapshot lives, and never silently.
-    engine.run_compaction_now().unwrap();
-    assert!(matches!(engine.commit(&batch(read.seq())), Ok(outcome) if !outcome.is_committed()));
-    let since = read.seq();
-    drop(read);
-    engine.put("p/1", "3").unwrap();
-    engine.delete("q").unwrap();
-    engine.run_compaction_now().unwrap();
-    let mut of_q = Batch::new();
-    of_q.put("r", "").require_prefix("q", since);
-    assert!(matches!(engine.commit(&of_q), Err(Error::Conflict(_))));
-    // A reopened store knows no changes before its open.
-    let before = engine.latest_seq();
-    engine.close().unwrap();
-    let engine = SingleNodeEngine::with_config(config(&dir)).unwrap();
-    assert!(matches!(engine.commit(&batch(before - 1)), Err(Error::Conflict(_))));
-    assert!(engine.commit(&batch(engine.latest_seq())).unwrap().is_committed());
 }
 
 #[test]

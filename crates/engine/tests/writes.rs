@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::thread;
+use std::time::Duration;
 
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, Rejected, SingleNodeEngine,
+    ApplyOutcome, Batch, BatchOutcome, Command, CompactionConfig, Durability, Error, Expect, Rejected,
+    SingleNodeEngine, StoreConfig,
 };
 use tempfile::TempDir;
 
@@ -112,6 +114,46 @@ fn no_update_is_lost() {
         assert_eq!(engine.fetch_update("count", |value| value.map(|_| "never")).unwrap(), None);
         assert_eq!(engine.latest_seq(), seq, "an absent key that stays absent is not written");
     }
+}
+
+/// k with version 10 is read and deleted, the grace of its tombstone is over, and version 10 is
+/// submitted again with another value: the snapshot of the update keeps the tombstone.
+#[test]
+fn an_update_is_not_fooled_by_a_version_that_comes_back() {
+    for queue_depth in [0, 64] {
+        let dir = TempDir::new().unwrap();
+        let config = StoreConfig::at(dir.path())
+            .with_compaction_interval(Duration::ZERO)
+            .with_compaction(CompactionConfig::default().with_tombstone_grace(Duration::ZERO))
+            .with_commit_queue_depth(queue_depth);
+        let engine = SingleNodeEngine::with_config(config).unwrap();
+        assert!(engine.submit(Command::set("k", "first", 10)).unwrap().changed());
+        let mut seen = Vec::new();
+        let old = engine.fetch_update("k", |value| {
+            seen.push(value.map(<[u8]>::to_vec));
+            if seen.len() == 1 {
+                engine.delete("k").unwrap();
+                engine.run_compaction_now().unwrap();
+                assert!(!engine.submit(Command::set("k", "second", 10)).unwrap().changed());
+            }
+            Some("updated")
+        });
+        assert_eq!(old.unwrap(), None);
+        assert_eq!(seen, [Some(b"first".to_vec()), None]);
+    }
+}
+
+#[test]
+fn an_update_that_never_gets_through_ends() {
+    let (_dir, engine) = open(0);
+    let mut calls = 0;
+    let never = engine.fetch_update("k", |_| {
+        calls += 1;
+        engine.put("k", "").unwrap();
+        Some("")
+    });
+    assert!(matches!(never, Err(Error::TransactionConflict(met)) if met.key == b"k"));
+    assert_eq!(calls, 1000);
 }
 
 #[test]

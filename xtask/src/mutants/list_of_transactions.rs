@@ -8,6 +8,11 @@ const fn rule(filter: &'static str) -> Catcher {
     plain("hightower-engine", "transactions", filter)
 }
 
+/// One rule of required ranges.
+const fn range_rule(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "range_requirements", filter)
+}
+
 const fn schedule(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
 }
@@ -44,17 +49,28 @@ pub(super) const OF_TRANSACTIONS: &[Mutant] = &[
         &[schedule("transactions"), HISTORIES],
     ),
     caught("walk_before_watch", "a watch begins before the walk over its ranges", &[schedule("transactions")]),
+    caught("forgotten_changes_ignored", "the store never takes a forgotten change for none", &[range_rule("")]),
+    caught("range_requirement_ignored", "a batch with a changed range is rejected", &[range_rule("")]),
     caught(
-        "forgotten_changes_ignored",
-        "the store never takes a forgotten change for none",
-        &[rule("a_batch_can_require_ranges_unchanged")],
+        "ranges_unchanged_since_the_future",
+        "no range is unchanged since a seqno above the latest",
+        &[range_rule("a_range_cannot_be_unchanged_since_the_future")],
     ),
     caught(
-        "range_requirement_ignored",
-        "a batch with a changed range is rejected",
-        &[rule("a_batch_can_require_ranges_unchanged")],
+        "last_begun_range_only",
+        "a watch finds the range of a key among many that overlap",
+        &[within_engine("a_key_violates_the_first_requirement")],
     ),
-    caught("ranges_without_limit", "a batch requires at most 1,024 ranges", &[rule("limits_of_keys_values_and")]),
+    caught(
+        "many_keys_under_the_lock",
+        "a commit looks at most at 256 keys under the commit lock",
+        &[rule("a_transaction_may_read_many_keys")],
+    ),
+    caught(
+        "update_keeps_stale_reads",
+        "an update runs again with new reads after a conflict",
+        &[rule("update_repeats_until")],
+    ),
     caught("own_write_unseen", "a transaction sees its own writes", &[rule("own_writes_are_seen")]),
     caught("own_writes_unseen_in_ranges", "also in ranges", &[rule("own_writes_are_seen")]),
     caught("own_deletes_unseen_in_ranges", "and its own deletes", &[rule("own_writes_are_seen")]),
@@ -71,6 +87,11 @@ pub(super) const OF_TRANSACTIONS: &[Mutant] = &[
         "tombstones_not_kept_for_transactions",
         "a queued transaction keeps the tombstones that its validation needs",
         &[rule("a_version_does_not_come_back_while_a_transaction_is_queued")],
+    ),
+    caught(
+        "tombstone_not_kept_for_an_update",
+        "an update of one key keeps the tombstone that its validation needs",
+        &[plain("hightower-engine", "writes", "an_update_is_not_fooled")],
     ),
     caught(
         "auth_range_requirements_unchecked",

@@ -133,7 +133,7 @@ pub(crate) enum CommitVerdict {
     /// The requirement at this index did not hold. `found` is the version of the key's value, if it
     /// has one.
     Rejected { requirement: usize, found: Option<u64> },
-    /// A required range has changed: [`PendingCommit::changed_range`].
+    /// A required range has changed, or may have: [`PendingCommit::range_finding`].
     RangeChanged,
 }
 
@@ -151,9 +151,8 @@ pub(crate) struct PendingCommit<'a, R> {
     pub(crate) ranges: Option<&'a Arc<Vec<RangeRequirement>>>,
     /// Watches the ranges until the commit is decided.
     pub(crate) watch: Option<RangeWatch>,
-    /// The change in a required range: the index of the requirement, the key, and the version of
-    /// its value.
-    pub(crate) changed_range: Option<(usize, Vec<u8>, Option<u64>)>,
+    /// The reason for [`CommitVerdict::RangeChanged`].
+    pub(crate) range_finding: Option<RangeFinding>,
     pub(crate) uses_reserve: bool,
     pub(crate) durability: Durability,
     /// The outcome; [`Error::Closed`] until it is known.
@@ -180,7 +179,7 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
             requirements: &[],
             ranges: None,
             watch: None,
-            changed_range: None,
+            range_finding: None,
             uses_reserve: false,
             durability,
             result: Err(Error::Closed),
@@ -197,20 +196,19 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
         })
     }
 
-    /// The finding of the watch on the required ranges. Only for the holder of the commit lock.
+    /// The finding of the watch on the required ranges, which ends the watch. Only for the holder
+    /// of the commit lock.
     #[cold]
     pub(crate) fn range_verdict(&mut self) -> Result<Option<CommitVerdict>> {
-        match self.watch.as_ref().and_then(RangeWatch::finding) {
+        match self.watch.take().as_ref().and_then(RangeWatch::finding) {
             None => Ok(None),
-            Some(RangeFinding::Changed { requirement, key, found }) => {
-                self.changed_range = Some((requirement, key, found));
+            Some(finding @ (RangeFinding::Changed { .. } | RangeFinding::Forgotten { .. })) => {
+                self.range_finding = Some(finding);
                 Ok(Some(CommitVerdict::RangeChanged))
             }
-            Some(RangeFinding::Forgotten { known_since }) => Err(Error::Conflict(
-                format!(
-                    "the store remembers only changes since seqno {known_since}; read again, and keep the snapshot until the commit"
-                )
-                .into(),
+            Some(RangeFinding::Ahead { since, latest }) => Err(Error::Validation(
+                format!("the batch requires a range unchanged since seqno {since}, but the latest commit is {latest}")
+                    .into(),
             )),
         }
     }
@@ -287,12 +285,18 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
                 BatchOutcome::Rejected(Rejected::new(key.clone(), *expect, found))
             }
             CommitVerdict::RangeChanged => {
-                let changed = self.changed_range.zip(self.ranges);
-                let ((at, key, found), ranges) =
-                    changed.ok_or_else(|| Error::Internal("a changed range is not known".into()))?;
-                let RangeRequirement { bounds, since } = &ranges[at];
+                let (at, key, found, known_since) = match self.range_finding {
+                    Some(RangeFinding::Changed { requirement, key, found }) => (requirement, key, found, None),
+                    Some(RangeFinding::Forgotten { requirement, known_since }) => {
+                        (requirement, Vec::new(), None, Some(known_since))
+                    }
+                    _ => return Err(Error::Internal("a changed range is not known".into())),
+                };
+                let range = self.ranges.and_then(|ranges| ranges.get(at));
+                let RangeRequirement { bounds, since } =
+                    range.ok_or_else(|| Error::Internal("a changed range was not required".into()))?;
                 let rejected = Rejected::new(key, Expect::UnchangedSince(*since), found);
-                BatchOutcome::Rejected(Rejected { range: Some(Box::new(bounds.clone())), ..rejected })
+                BatchOutcome::Rejected(Rejected { range: Some(Box::new(bounds.clone())), known_since, ..rejected })
             }
         })
     }

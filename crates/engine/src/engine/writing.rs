@@ -15,6 +15,7 @@ use crate::mutants::planted;
 use crate::observe::{HandedIn, Operation, observe};
 use crate::pipeline::{Pipeline, single_outcome};
 use crate::ticket::Ticket;
+use crate::transaction::Retries;
 use crate::value::Value;
 
 /// # Writing single keys
@@ -156,8 +157,8 @@ impl SingleNodeEngine {
     }
 
     /// Deletes `key` and returns its value; `None`, without a write, if the key has no value. Of
-    /// several concurrent callers one gets the value. It costs a read and a write, repeated after
-    /// each conflicting write.
+    /// several concurrent callers one gets the value. It is a
+    /// [`fetch_update`](Self::fetch_update), with its cost.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -171,17 +172,18 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put) and [`get`](Self::get).
+    /// As [`fetch_update`](Self::fetch_update).
     pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.fetch_update(key, |_| None::<&[u8]>)
     }
 
     /// Replaces the value of `key` by the result of `update`, or deletes it if `update` returns
     /// `None`; returns the old value. The update is atomic: after a conflicting write, `update` is
-    /// called again with the new value.
+    /// called again with the new value, as often and with the pauses of
+    /// [`SingleNodeEngine::update`], which reads and writes several keys.
     ///
-    /// It costs a read and a write for each call of `update`. With many threads on one key, most
-    /// calls are repeated.
+    /// It costs a snapshot, a read and a write for each call of `update`. With many threads on one
+    /// key, most calls are repeated.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -198,16 +200,20 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put) and [`get`](Self::get).
+    /// As [`put`](Self::put) and [`get`](Self::get); [`Error::TransactionConflict`] after 1,000
+    /// calls of `update` that each met a conflict.
     pub fn fetch_update<V: AsRef<[u8]>>(
         &self,
         key: impl AsRef<[u8]>,
         mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
         let key = key.as_ref();
-        let mut batch = Batch::new();
+        let (mut batch, mut retries) = (Batch::new(), Retries::default());
         loop {
-            let (value, version) = self.get_versioned(key)?.unzip();
+            let snapshot = self.snapshot()?;
+            let (value, version) = snapshot.get_versioned(key)?.unzip();
+            // Until the commit, the snapshot keeps the tombstone of a delete that others commit.
+            let snapshot = (!planted("tombstone_not_kept_for_an_update")).then_some(snapshot);
             batch.clear();
             batch.require(key, version.map_or(Expect::Absent, Expect::Version));
             match update(value.as_deref()) {
@@ -218,8 +224,13 @@ impl SingleNodeEngine {
             if planted("update_without_look") {
                 batch.requirements.clear();
             }
-            if self.commit(&batch)?.is_committed() {
-                return Ok(value);
+            let outcome = self.commit(&batch)?;
+            drop(snapshot);
+            match outcome {
+                BatchOutcome::Committed(_) => return Ok(value),
+                BatchOutcome::Rejected(met) => {
+                    retries.after(Error::TransactionConflict(met.into()), &self.components)?;
+                }
             }
         }
     }

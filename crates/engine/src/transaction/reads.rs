@@ -4,10 +4,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::batch::{Batch, Requirement};
-use crate::bounds::OwnedBounds;
+use crate::bounds::{OwnedBounds, lower_rank, upper_rank};
 use crate::error::Result;
 use crate::expect::Expect;
-use crate::limits;
 use crate::mutants::planted;
 use crate::transaction::counters::over_limit;
 use crate::watch::RangeRequirement;
@@ -15,8 +14,16 @@ use crate::watch::RangeRequirement;
 /// Repeated keys are first removed at this number of keys, then at each doubling.
 const DEDUPLICATED_FROM: usize = 64;
 
-/// Memory of a key or range besides its bytes.
-const ITEM_BYTES: usize = size_of::<Requirement>();
+/// Ranges are first merged at this number of ranges, then at each doubling.
+const MERGED_FROM: usize = 1024;
+
+/// The most keys that a commit validates under the commit lock, some 50 µs. More are validated as
+/// ranges of one key, which needs no lock.
+const KEYS_UNDER_LOCK_MAX: usize = 256;
+
+/// Memory of a key and of a range besides their bytes.
+const KEY_BYTES: usize = size_of::<Requirement>();
+const RANGE_BYTES: usize = size_of::<ReadRange>();
 
 /// The keys and ranges that a transaction has read.
 #[derive(Debug)]
@@ -55,7 +62,7 @@ impl Default for ReadSet {
             deduplicate_at: DEDUPLICATED_FROM,
             ranges: Vec::new(),
             open_ranges: 0,
-            merge_at: limits::MAX_BATCH_RANGES,
+            merge_at: MERGED_FROM,
             len_bytes: 0,
             forgotten_at_bytes: None,
         }
@@ -96,7 +103,7 @@ impl ReadSet {
         }
         let expect = version.map_or(Expect::Absent, Expect::Version);
         self.keys.push(Requirement { key: key.to_vec(), expect });
-        self.len_bytes += key.len() + ITEM_BYTES;
+        self.len_bytes += key.len() + KEY_BYTES;
     }
 
     /// A snapshot has one version of each key, so equal keys are equal reads.
@@ -106,7 +113,7 @@ impl ReadSet {
         self.keys.dedup_by(|left, right| {
             let is_again = left.key == right.key;
             if is_again {
-                *len_bytes -= left.key.len() + ITEM_BYTES;
+                *len_bytes -= left.key.len() + KEY_BYTES;
             }
             is_again
         });
@@ -156,24 +163,26 @@ impl ReadSet {
         let whole = |(from, to)| ReadRange { from, to, front: None, back: None, is_whole: true };
         self.ranges = ranges.into_iter().map(whole).collect();
         let of_ranges: usize = self.ranges.iter().map(ReadRange::len_bytes).sum();
-        self.len_bytes = of_ranges + self.keys.iter().map(|read| read.key.len() + ITEM_BYTES).sum::<usize>();
-        self.merge_at = (self.ranges.len() * 2).max(limits::MAX_BATCH_RANGES);
+        self.len_bytes = of_ranges + self.keys.iter().map(|read| read.key.len() + KEY_BYTES).sum::<usize>();
+        self.merge_at = (self.ranges.len() * 2).max(MERGED_FROM);
     }
 
     /// Adds the reads to a batch, as requirements.
     pub(super) fn take_into(&mut self, batch: &mut Batch, snapshot_seqno: u64) {
-        let Self { mut keys, ranges, .. } = std::mem::take(self);
+        if self.keys.len() > KEYS_UNDER_LOCK_MAX {
+            self.deduplicate();
+        }
+        let Self { mut keys, mut ranges, .. } = std::mem::take(self);
         if planted("reads_not_validated") {
             return;
         }
-        batch.requirements.append(&mut keys);
-        if ranges.is_empty() {
-            return;
+        if keys.len() > KEYS_UNDER_LOCK_MAX && !planted("many_keys_under_the_lock") {
+            ranges.extend(keys.drain(..).map(|read| ReadRange::of_key(read.key)));
         }
-        let mut ranges = merged(ranges);
-        coarsen(&mut ranges, limits::MAX_BATCH_RANGES);
+        batch.requirements = keys;
         let since = snapshot_seqno;
-        let requirements: Vec<_> = ranges.into_iter().map(|bounds| RangeRequirement { bounds, since }).collect();
+        let requirements: Vec<_> =
+            merged(ranges).into_iter().map(|bounds| RangeRequirement { bounds, since }).collect();
         if !requirements.is_empty() {
             batch.ranges = Some(Arc::new(requirements));
         }
@@ -181,12 +190,17 @@ impl ReadSet {
 }
 
 impl ReadRange {
+    fn of_key(key: Vec<u8>) -> Self {
+        let (from, to) = (Bound::Included(key.clone()), Bound::Included(key));
+        Self { from, to, front: None, back: None, is_whole: true }
+    }
+
     fn len_bytes(&self) -> usize {
         let of = |bound: &Bound<Vec<u8>>| match bound {
             Bound::Included(key) | Bound::Excluded(key) => key.len(),
             Bound::Unbounded => 0,
         };
-        of(&self.from) + of(&self.to) + ITEM_BYTES
+        of(&self.from) + of(&self.to) + RANGE_BYTES
     }
 
     /// The parts that were read.
@@ -219,47 +233,12 @@ fn merged(ranges: Vec<ReadRange>) -> Vec<OwnedBounds> {
     merged
 }
 
-/// Joins neighbours until at most `limit` ranges are left. The gaps between joined ranges then
-/// count as read, which can only add conflicts.
-fn coarsen(ranges: &mut Vec<OwnedBounds>, limit: usize) {
-    if ranges.len() <= limit {
-        return;
-    }
-    let joined_len = ranges.len().div_ceil(limit);
-    let all = std::mem::take(ranges);
-    let mut all = all.into_iter();
-    while let Some((from, mut to)) = all.next() {
-        for (_, later) in all.by_ref().take(joined_len - 1) {
-            to = later;
-        }
-        ranges.push((from, to));
-    }
-}
-
 /// Whether no key lies between a range that ends with `end` and one that begins with `from`.
 fn reaches(end: &Bound<Vec<u8>>, from: &Bound<Vec<u8>>) -> bool {
     match (end, from) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
         (Bound::Excluded(end), Bound::Excluded(from)) => from < end,
         (Bound::Included(end) | Bound::Excluded(end), Bound::Included(from) | Bound::Excluded(from)) => from <= end,
-    }
-}
-
-/// The order of lower bounds.
-fn lower_rank(bound: &Bound<Vec<u8>>) -> (Option<&[u8]>, bool) {
-    match bound {
-        Bound::Unbounded => (None, false),
-        Bound::Included(key) => (Some(key), false),
-        Bound::Excluded(key) => (Some(key), true),
-    }
-}
-
-/// The order of upper bounds.
-fn upper_rank(bound: &Bound<Vec<u8>>) -> (bool, &[u8], bool) {
-    match bound {
-        Bound::Excluded(key) => (false, key, false),
-        Bound::Included(key) => (false, key, true),
-        Bound::Unbounded => (true, &[], true),
     }
 }
 
@@ -321,24 +300,6 @@ mod tests {
     }
 
     #[test]
-    fn many_ranges_become_few_that_hold_them_all() {
-        for count in [1, 5, 6, 7, 10, 11, 23] {
-            let key = |number: usize| format!("{number:02}").into_bytes();
-            let all: Vec<_> =
-                (0..count).map(|number| (Bound::Included(key(2 * number)), Bound::Included(key(2 * number)))).collect();
-            let mut few = all.clone();
-            coarsen(&mut few, 5);
-            assert!((1..=5).contains(&few.len()), "{count}: {}", few.len());
-            for (number, _) in all.iter().enumerate() {
-                let holds = |bounds: &OwnedBounds| {
-                    RangeRequirement { bounds: bounds.clone(), since: 0 }.contains(&key(2 * number))
-                };
-                assert!(few.iter().any(holds), "{count}: {number}");
-            }
-        }
-    }
-
-    #[test]
     fn keys_and_ranges_that_are_read_again_cost_no_more_memory() {
         let mut reads = ReadSet::default();
         for round in 0..1000 {
@@ -349,7 +310,7 @@ mod tests {
             reads.note_range_to(range, b"b", false);
             reads.close_range();
             let len_bytes = reads.len_bytes();
-            assert!(len_bytes < 200 * (ITEM_BYTES + 4) + 1100 * (ITEM_BYTES + 2), "round {round}: {len_bytes}");
+            assert!(len_bytes < 200 * (KEY_BYTES + 4) + 1100 * (RANGE_BYTES + 2), "round {round}: {len_bytes}");
         }
         let mut batch = Batch::new();
         reads.deduplicate();
