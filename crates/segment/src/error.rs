@@ -294,11 +294,13 @@ impl SegmentError {
     }
 }
 
-/// Whether the device or the quota is full.
+/// Whether the device or the quota is full, or the file would be longer than the process may write
+/// (`ulimit -f`): a shorter file may have room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    let is_over_quota =
-        error.kind() == io::ErrorKind::QuotaExceeded && !crate::mutants::planted("quota_is_an_io_error");
-    error.kind() == io::ErrorKind::StorageFull || is_over_quota
+    let kind = error.kind();
+    let is_over_quota = kind == io::ErrorKind::QuotaExceeded && !crate::mutants::planted("quota_is_an_io_error");
+    let is_too_long = kind == io::ErrorKind::FileTooLarge && !crate::mutants::planted("length_limit_is_an_io_error");
+    kind == io::ErrorKind::StorageFull || is_over_quota || is_too_long
 }
 
 /// Whether a name belongs to something else than a file of the store, for instance a directory.

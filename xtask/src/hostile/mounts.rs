@@ -31,15 +31,25 @@ fn quietly(program: &str, arguments: &[&str]) -> Result<()> {
 }
 
 /// The kinds of file systems that a round may be on.
-pub(super) const KINDS: &[&str] = &["tmpfs", "ext4", "xfs", "btrfs", "overlay"];
+pub(super) const KINDS: &[&str] = &["tmpfs", "inodes", "ext4", "xfs", "btrfs", "overlay"];
+
+/// The directory below `parent` on which [`mount`] mounts a file system of this kind.
+pub(super) fn mount_point(kind: &str, parent: &Path) -> PathBuf {
+    parent.join(format!("mount-{kind}"))
+}
 
 /// Mounts a new, empty file system of `len_bytes`, as far as its kind can be so small.
 pub(super) fn mount(kind: &str, parent: &Path, len_bytes: u64) -> Result<Mount> {
-    let dir = parent.join(format!("mount-{kind}"));
+    let dir = mount_point(kind, parent);
     std::fs::create_dir_all(&dir)?;
     let target = dir.display().to_string();
     match kind {
         "tmpfs" => quietly("mount", &["-t", "tmpfs", "-o", &format!("size={len_bytes}"), "none", &target])?,
+        // A tmpfs with room for few files: 13 on 1 MiB, 76 on 64 MiB.
+        "inodes" => {
+            let files = 12 + (len_bytes >> 20);
+            quietly("mount", &["-t", "tmpfs", "-o", &format!("size={len_bytes},nr_inodes={files}"), "none", &target])?;
+        }
         "ext4" | "xfs" | "btrfs" => {
             let image = parent.join(format!("image-{kind}"));
             std::fs::File::create(&image)?.set_len(len_bytes.max(least_len_bytes(kind)))?;
@@ -61,6 +71,19 @@ pub(super) fn mount(kind: &str, parent: &Path, len_bytes: u64) -> Result<Mount> 
         other => bail!("there is no file system {other}"),
     }
     Ok(Mount { dir })
+}
+
+/// Makes a mounted ext4 read-only, as the kernel does after an error of the device: what was not
+/// synced is lost.
+pub(super) fn abort(mount: &Mount) -> Result<()> {
+    quietly("mount", &["-o", "remount,abort", &mount.dir.display().to_string()])
+}
+
+/// Unmounts a file system with an image, and mounts it again as it is.
+pub(super) fn mount_again(kind: &str, mount: &Mount, parent: &Path) -> Result<()> {
+    let target = mount.dir.display().to_string();
+    quietly("umount", &[&target])?;
+    quietly("mount", &["-o", "loop", &parent.join(format!("image-{kind}")).display().to_string(), &target])
 }
 
 /// How small a file system of this kind can be.

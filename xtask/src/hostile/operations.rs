@@ -30,6 +30,7 @@ pub(super) const OPERATIONS: &[&str] = &[
     TOGETHER,
     CLOSED_READS,
     CEILING_VERSIONS,
+    UNSYNCED,
 ];
 
 /// Closing from several threads at once.
@@ -38,6 +39,9 @@ pub(super) const TOGETHER: &str = "together";
 pub(super) const CLOSED_READS: &str = "closed_reads";
 /// Versions of callers from 2^63 on.
 pub(super) const CEILING_VERSIONS: &str = "ceiling";
+
+/// Writes that are acknowledged before they are synced.
+pub(super) const UNSYNCED: &str = "unsynced";
 
 /// How often which operation is called, against the others.
 pub(super) type Mix = &'static [(&'static str, u64)];

@@ -16,7 +16,7 @@ use hightower_engine::{
 };
 
 use super::model::{CEILING, Change, Effect, Model, Pending};
-use super::operations::{CEILING_VERSIONS, Mix, TOGETHER};
+use super::operations::{CEILING_VERSIONS, Mix, TOGETHER, UNSYNCED};
 use super::plan::Plan;
 use super::random::Random;
 use super::store::{Called, Handle, Store};
@@ -229,6 +229,9 @@ impl<'a> Caller<'a> {
     }
 
     fn durability(&mut self) -> Durability {
+        if self.without.contains(UNSYNCED) {
+            return Durability::Sync;
+        }
         let interval = Durability::Interval(Duration::from_millis(1));
         self.random.pick(&[Durability::Os, Durability::Os, interval, Durability::Sync])
     }

@@ -30,7 +30,7 @@ fn key(number: u64) -> String {
 pub(super) fn run(round: &Round) -> Result<()> {
     let mut random = Random::new(round.plan.seed);
     let len_bytes = random.pick(&[1, 2, 3, 4, 8, 16, 16, 48, 64_u64]) << 20;
-    let drawn = random.pick(&["tmpfs", "tmpfs", "ext4", "ext4", "quota", "overlay", "xfs", "btrfs"]);
+    let drawn = random.pick(&["tmpfs", "tmpfs", "ext4", "ext4", "quota", "overlay", "xfs", "btrfs", "inodes"]);
     let is_wanted = |kind: &str| !round.plan.without.contains(kind);
     let device = if is_wanted(drawn) { drawn } else { "quota" };
     debug_assert!(device == "quota" || KINDS.contains(&device), "only those are known");
@@ -96,7 +96,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
     if !is_open {
         return Ok(());
     }
-    let device = Device { round, store, mounted, len_bytes, keys, keeps_room };
+    let is_short_of_bytes = device != "inodes";
+    let device = Device { round, store, mounted, len_bytes, keys, keeps_room, is_short_of_bytes };
     device.attack(&mut random).with_context(|| format!("on {drawn} of {} MiB: {}", len_bytes >> 20, device.portrait()))
 }
 
@@ -121,12 +122,14 @@ struct Device<'a> {
     keys: u64,
     /// Whether room that was made ahead is kept: not where each write needs new blocks.
     keeps_room: bool,
+    /// Whether the device lacks bytes, not names for files.
+    is_short_of_bytes: bool,
 }
 
 impl Device<'_> {
     fn attack(&self, random: &mut Random) -> Result<()> {
         let mut live_bytes = self.fill(random, 0, u64::MAX)?.1;
-        if self.len_bytes >= USEFUL_FROM_BYTES && self.keeps_room {
+        if self.len_bytes >= USEFUL_FROM_BYTES && self.keeps_room && self.is_short_of_bytes {
             ensure!(
                 live_bytes * 2 >= self.len_bytes,
                 "an empty device of {} bytes is full with {live_bytes} bytes of values",
@@ -190,6 +193,8 @@ impl Device<'_> {
     /// there are some: blocks come free with a later commit of the file system.
     fn give_room(&self) -> Result<()> {
         let _others = fs::remove_file(self.others());
+        let files = (0..).map(|number: u64| fs::remove_file(self.others().with_extension(number.to_string())));
+        let _files = files.take_while(std::io::Result::is_ok).count();
         let Some(mounted) = self.mounted.as_ref().filter(|_| !self.keeps_room) else { return Ok(()) };
         let _ballast = fs::remove_file(mounted.dir.join("ballast"));
         let probe = mounted.dir.join("probe");
@@ -277,6 +282,11 @@ impl Device<'_> {
     /// Somebody else's file takes what is left of the device.
     fn fill_by_others(&self) -> Result<()> {
         if self.mounted.is_none() {
+            return Ok(());
+        }
+        if !self.is_short_of_bytes {
+            let files = (0..1000).map(|number| fs::File::create(self.others().with_extension(number.to_string())));
+            let _taken = files.take_while(std::io::Result::is_ok).count();
             return Ok(());
         }
         // There may be no room for a file any more, and so nothing to take.

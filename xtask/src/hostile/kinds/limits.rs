@@ -1,10 +1,11 @@
-//! Moments without descriptors, without memory to map, without threads: what fails then changes
-//! nothing, and all is well once there are some again. A store is poisoned by what the device has
-//! refused, not by what it was never asked.
+//! Moments without descriptors, without memory to map, without threads, and storms of a process
+//! whose files must stay short (`ulimit -f`). Calls that fail then change nothing, and all calls
+//! work afterwards. Only a refusal of the device poisons a store, not a call that never reached it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -38,7 +39,7 @@ const MIX: Mix = &[
     ("drop", 3),
 ];
 
-const EVENTS: &[&str] = &["descriptors", "threads", "memory"];
+const EVENTS: &[&str] = &["descriptors", "threads", "memory", "lengths"];
 /// How the language and the system say that they end a process for want of memory.
 const OUT_OF_MEMORY: &[&str] = &["memory allocation of", "out of memory", "failed to allocate an alternative stack"];
 /// A user without rights: the system's limit of threads does not bind root.
@@ -63,6 +64,9 @@ pub(super) fn run(round: &Round) -> Result<()> {
         std::os::unix::fs::chown(&round.dir, Some(NOBODY), Some(NOBODY))?;
         child.uid(NOBODY);
     }
+    if event == "lengths" {
+        child = ignoring_length_signals(&child);
+    }
     let output = child.stderr(std::process::Stdio::piped()).output().context("start a limited child")?;
     let told = String::from_utf8_lossy(&output.stderr);
     print!("{}", String::from_utf8_lossy(&output.stdout));
@@ -80,17 +84,31 @@ pub(super) fn run(round: &Round) -> Result<()> {
     store.finish(1)
 }
 
+/// The same command without the signal that a write beyond the limit sends, as servers and shells
+/// ignore it. Otherwise the signal ends the process, and no store survives that call.
+fn ignoring_length_signals(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.env("RUST_BACKTRACE", "0").stdin(std::process::Stdio::null());
+    shell
+}
+
 fn limited(round: &Round, what: &str, random: &mut Random) -> Result<()> {
     let config = config(&mut Random::new(round.plan.seed), &round.store_dir());
     let model = model(1000);
     let model = if what == "memory" { model.with_journal(&round.dir.join("journal"))? } else { model };
+    // This limit is one of the whole process, from before it opens the store.
+    let length_limit = if what == "lengths" { Some(Limit::set(what, random)?) } else { None };
     let store = Store::open(config, Components::default(), &round.scratch(), model, &round.plan)?;
     store.allow(&["io"]);
+    if length_limit.is_some() {
+        store.allow(&["full"]);
+    }
     let is_over = AtomicBool::new(false);
     let mut own = random.fork();
     let result = thread::scope(|scope| -> Result<()> {
         let limiter = scope.spawn(|| -> Result<()> {
-            while !is_over.load(Ordering::Relaxed) {
+            while length_limit.is_none() && !is_over.load(Ordering::Relaxed) {
                 let limit = Limit::set(what, &mut own)?;
                 thread::sleep(Duration::from_micros(100 + own.below(8000)));
                 drop(limit);
@@ -103,6 +121,7 @@ fn limited(round: &Round, what: &str, random: &mut Random) -> Result<()> {
         limiter.join().unwrap_or_else(|_| bail!("the limiter panicked"))?;
         result
     });
+    drop(length_limit);
     result.with_context(|| format!("with limited {what}"))?;
     // There is enough of everything again: all must work, and nothing is poisoned.
     store.allow_nothing();
@@ -151,6 +170,12 @@ impl Limit {
                 let current = Some(now + random.below(4));
                 setrlimit(Resource::Nproc, Rlimit { current, maximum: old.maximum })?;
                 Ok(Self::Other { resource: Resource::Nproc, old })
+            }
+            "lengths" => {
+                let old = getrlimit(Resource::Fsize);
+                let current = Some(random.pick(&[64 << 10, 100_000, 1 << 20]));
+                setrlimit(Resource::Fsize, Rlimit { current, maximum: old.maximum })?;
+                Ok(Self::Other { resource: Resource::Fsize, old })
             }
             _ => {
                 let old = getrlimit(Resource::As);

@@ -1,26 +1,32 @@
-//! Other processes: a writer that is killed at any moment, children that are started while the
-//! store is opened and closed, a fork that goes on with a copy of the store.
+//! Other processes: a writer that is killed at any moment, stopped and continued many times before,
+//! or whose device turns read-only; children that are started while the store is opened and closed;
+//! a fork that goes on with a copy of the store.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use hightower_engine::{Components, SingleNodeEngine, StoreConfig};
+use hightower_engine::{Components, Durability, SingleNodeEngine, StoreConfig};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hostile::model::Model;
-use crate::hostile::operations::{ALL, Mix};
+use crate::hostile::mounts::{Mount, abort, mount, mount_again, mount_point};
+use crate::hostile::operations::{ALL, Mix, UNSYNCED};
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
 use crate::hostile::store::Store;
 use crate::hostile::storm::{config, key, model, run as storm};
 use crate::hostile::watch::doing;
 
-const EVENTS: &[&str] = &["kill", "spawn", "fork"];
+const EVENTS: &[&str] = &["kill", "stop", "read-only", "spawn", "fork"];
+
+/// Room for all that a writer writes before its device turns read-only.
+const DEVICE_BYTES: u64 = 64 << 20;
 
 /// Openings and closings beside children that are started.
 const LIFE: Mix = &[("put", 20), ("get", 10), ("batch", 5), ("compact", 1), ("close", 40), ("drop", 10)];
@@ -28,13 +34,15 @@ const LIFE: Mix = &[("put", 20), ("get", 10), ("batch", 5), ("compact", 1), ("cl
 pub(super) fn run(round: &Round) -> Result<()> {
     let mut random = Random::new(round.plan.seed);
     if let Some(role) = &round.role {
-        return writer(round, role.parse().context("the role is a number")?);
+        let (event, cycle) = role.split_once('/').context("a role is EVENT/CYCLE")?;
+        return writer(round, event, cycle.parse().context("a cycle is a number")?);
     }
     let events: Vec<_> = EVENTS.iter().copied().filter(|event| !round.plan.without.contains(*event)).collect();
     let event = random.pick(&events);
     println!("event {event}");
     match event {
-        "kill" => kill(round, &mut random),
+        "kill" | "stop" => kill(round, event, &mut random),
+        "read-only" => turn_read_only(round, &mut random),
         "spawn" => spawn(round, &mut random),
         _ => fork(round, &mut random),
     }
@@ -45,32 +53,81 @@ fn config_of(cycle: u64, round: &Round) -> StoreConfig {
     config(&mut Random::new(round.plan.seed ^ cycle), &round.store_dir())
 }
 
+/// The settings of a writer for an event: on the event's own file system if it has one.
+fn config_for(event: &str, cycle: u64, round: &Round) -> StoreConfig {
+    let mut config = config_of(cycle, round);
+    if let Some(mounted) = file_system_of(event).map(|kind| mount_point(kind, &round.dir)).filter(|dir| dir.exists()) {
+        config.data_dir = mounted.join("store");
+    }
+    if event == "read-only" {
+        config.durability = Some(Durability::Sync);
+    }
+    config
+}
+
+/// The file system on which an event takes place. Only tmpfs ends a call early when a stopped
+/// process continues; only ext4 can be made read-only under an open file.
+fn file_system_of(event: &str) -> Option<&'static str> {
+    match event {
+        "stop" => Some("tmpfs"),
+        "read-only" => Some("ext4"),
+        _ => None,
+    }
+}
+
 fn journaled(round: &Round) -> Result<Model> {
     model(1000).with_journal(&round.dir.join("journal"))
 }
 
 /// The writer that is killed: everything at any time, until then.
-fn writer(round: &Round, cycle: u64) -> Result<()> {
-    let config = config_of(cycle, round);
-    let store = Store::open(config, Components::default(), &round.scratch(), journaled(round)?, &round.plan)?;
+fn writer(round: &Round, event: &str, cycle: u64) -> Result<()> {
+    let config = config_for(event, cycle, round);
     let mut plan = round.plan.clone();
     plan.operations = u64::MAX;
+    if event == "read-only" {
+        plan.without.insert(UNSYNCED.to_owned());
+    }
+    let store = Store::unopened(config, Components::default(), &round.scratch(), journaled(round)?, &plan)?;
+    if event == "read-only" {
+        store.allow(&["io", "poisoned"]);
+    }
+    store.open_again(None)?;
     storm(&store, &plan, &mut Random::new(round.plan.seed.rotate_left(32) ^ cycle), ALL)
 }
 
-fn kill(round: &Round, random: &mut Random) -> Result<()> {
+/// Lets a writer run for a time, and kills it. Before that, it may be stopped and continued many
+/// times.
+fn run_and_kill(mut child: Child, time: Duration, is_stopped: bool) -> Result<()> {
+    if is_stopped {
+        let pid = Pid::from_child(&child);
+        let started = Instant::now();
+        while started.elapsed() < time {
+            for signal in [Signal::STOP, Signal::CONT] {
+                kill_process(pid, signal)?;
+                thread::sleep(Duration::from_micros(300));
+            }
+        }
+    } else {
+        thread::sleep(time);
+    }
+    child.kill()?;
+    let status = child.wait()?;
+    ensure!(status.signal() == Some(9), "the writer has found something: {status}");
+    Ok(())
+}
+
+fn kill(round: &Round, event: &str, random: &mut Random) -> Result<()> {
+    let _mounted = own_file_system(round, event);
     let mut seen = (0, 0);
     for cycle in 1..=1 + random.below(6) {
         let _doing = doing("kill", &cycle.to_string());
-        let mut child = round.child(&cycle.to_string())?.spawn().context("start a writer")?;
-        thread::sleep(Duration::from_millis(random.pick(&[3, 20, 60, 150, 400])));
-        child.kill()?;
-        let status = child.wait()?;
-        ensure!(status.signal() == Some(9), "the writer has found something: {status}");
+        let child = round.child(&format!("{event}/{cycle}"))?.spawn().context("start a writer")?;
+        let time = Duration::from_millis(random.pick(&[3, 20, 60, 150, 400]));
+        run_and_kill(child, time, event == "stop")?;
         remove_finished_copies(&round.scratch())?;
         let model = journaled(round)?;
-        let store =
-            Store::unopened(config_of(cycle, round), Components::default(), &round.scratch(), model, &round.plan)?;
+        let config = config_for(event, cycle, round);
+        let store = Store::unopened(config, Components::default(), &round.scratch(), model, &round.plan)?;
         if !store.config.data_dir.exists() {
             continue;
         }
@@ -85,6 +142,44 @@ fn kill(round: &Round, random: &mut Random) -> Result<()> {
             store.finish(1)?;
         }
         // Half of the time the next writer finds what this process has dropped.
+    }
+    Ok(())
+}
+
+/// Mounts the file system of an event. Where that is not possible, the round's directory serves.
+fn own_file_system(round: &Round, event: &str) -> Option<Mount> {
+    let kind = file_system_of(event)?;
+    match mount(kind, &round.dir, DEVICE_BYTES) {
+        Ok(mounted) => Some(mounted),
+        Err(error) => {
+            println!("skipped {kind} cannot be mounted here: {}", format!("{error:#}").replace('\n', " "));
+            let _directory = fs::remove_dir(mount_point(kind, &round.dir));
+            None
+        }
+    }
+}
+
+/// The device of a writer turns read-only, as after an error of the device, and loses all that was
+/// not synced. The writer goes on reading, until it is killed. What it has acknowledged is there
+/// once the device is mounted again.
+fn turn_read_only(round: &Round, random: &mut Random) -> Result<()> {
+    let event = "read-only";
+    let Some(mounted) = own_file_system(round, event) else { return Ok(()) };
+    for cycle in 1..=1 + random.below(3) {
+        let _doing = doing("read-only", &cycle.to_string());
+        let child = round.child(&format!("{event}/{cycle}"))?.spawn().context("start a writer")?;
+        thread::sleep(Duration::from_millis(random.pick(&[3, 20, 60, 150, 400])));
+        abort(&mounted)?;
+        run_and_kill(child, Duration::from_millis(random.pick(&[0, 20, 100])), false)?;
+        remove_finished_copies(&round.scratch())?;
+        mount_again("ext4", &mounted, &round.dir)?;
+        let model = journaled(round)?;
+        let config = config_for(event, cycle, round);
+        let store = Store::unopened(config, Components::default(), &round.scratch(), model, &round.plan)?;
+        if store.config.data_dir.exists() {
+            store.open_again(None)?;
+            store.finish(1)?;
+        }
     }
     Ok(())
 }
@@ -188,7 +283,7 @@ fn forked(engine: &SingleNodeEngine, call: &str) -> i32 {
 
 fn wait(child: i32) -> Result<i32> {
     let _doing = doing("fork", "");
-    let child = rustix::process::Pid::from_raw(child);
+    let child = Pid::from_raw(child);
     for _ in 0..1000 {
         if let Some((_, status)) = rustix::process::waitpid(child, rustix::process::WaitOptions::NOHANG)? {
             return status.exit_status().with_context(|| format!("it died: {status:?}"));
@@ -196,7 +291,7 @@ fn wait(child: i32) -> Result<i32> {
         thread::sleep(Duration::from_millis(10));
     }
     if let Some(child) = child {
-        rustix::process::kill_process(child, rustix::process::Signal::KILL)?;
+        kill_process(child, Signal::KILL)?;
     }
     bail!("it does not return")
 }
