@@ -13,7 +13,7 @@ const PIECE_LEN_BYTES: usize = 1 << 20;
 /// The error of an operating system's error.
 pub(crate) fn io_error(action: &str, path: &Path, source: io::Error) -> Error {
     let action = format!("cannot {action} {}", path.display());
-    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+    if hightower_segment::is_full(&source) {
         return Error::Full { detail: format!("{action}: the device is full") };
     }
     Error::Io { action, source: source.into() }

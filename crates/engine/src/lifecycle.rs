@@ -183,7 +183,7 @@ impl Lifecycle {
         if active.segment.is_empty() {
             // Its file becomes a reserve again, unless somebody still holds it.
             drop((read.segments.remove(&[active.segment.id()]), active));
-            (0..4).for_each(|_| hightower_index::pin().flush());
+            let _ended = hightower_index::synchronize(0);
         }
         let stamp = time.stamp(max_version);
         appender.close(stamp).map_err(|failure| {

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use hightower_index::{Guard, Published, pin};
+use hightower_index::{Guard, Published, pin, synchronize};
 use hightower_segment::ForkGuard;
 use hightower_state::{ConcurrentKvState, StateStats};
 
@@ -62,7 +62,7 @@ impl OpenIndex {
             self.state.store(None, &pin());
         }
         // Usually two steps of the epoch free it; otherwise a later guard does.
-        (0..4).for_each(|_| pin().flush());
+        let _ended = synchronize(0);
     }
 
     /// The result of `open` on the index, or for a closed store of `closed` on its last numbers.

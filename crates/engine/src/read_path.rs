@@ -8,9 +8,8 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hightower_index::{Guard, pin};
+use hightower_index::{Guard, pin, synchronize};
 use hightower_log::CommandRef;
 use hightower_segment::Lock;
 use hightower_state::Versioned;
@@ -39,22 +38,15 @@ pub(crate) struct ReadPath {
 #[derive(Debug)]
 pub(crate) struct ReadingLock(pub(crate) Arc<dyn Lock>);
 
+/// The longest wait for readers that are about to end. They hold what they read for microseconds,
+/// or until they get a processor again. Not under schedules, where their thread waits for this one.
+pub(crate) const READERS_WAIT_MS: u32 = if cfg!(shuttle) { 0 } else { 100 };
+
 impl Drop for ReadingLock {
     fn drop(&mut self) {
-        // Usually two steps of the epoch free these segments. A concurrent reader of another store
-        // delays the steps by microseconds, or for as long as it waits for a processor.
-        const STEPS_MAX: u32 = 2_000;
-        const QUICK_STEPS: u32 = 500;
-        for step in 0..STEPS_MAX {
-            if Arc::strong_count(&self.0) == 1 {
-                return;
-            }
-            pin().flush();
-            if step < QUICK_STEPS {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(Duration::from_micros(100));
-            }
+        // A reader of another store may delay this, at worst until it gets a processor again.
+        if Arc::strong_count(&self.0) > 1 {
+            let _ended = synchronize(READERS_WAIT_MS);
         }
     }
 }

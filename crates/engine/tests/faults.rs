@@ -291,6 +291,11 @@ fn no_quota() {
 }
 
 #[test]
+fn too_long_files() {
+    sweep(FaultKind::TooLong);
+}
+
+#[test]
 fn short_writes() {
     sweep(FaultKind::ShortWrite);
 }

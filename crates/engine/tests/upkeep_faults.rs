@@ -6,6 +6,9 @@
 mod common;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use common::{config, open, open_with};
 use hightower_engine::{AppendMode, Background, Command, SingleNodeEngine, SnapshotEngine, TablesUse};
@@ -78,7 +81,7 @@ fn an_io_error_anywhere_loses_nothing() {
 
 #[test]
 fn a_full_device_anywhere_loses_nothing_and_poisons_nothing() {
-    for kind in [FaultKind::NoSpace, FaultKind::NoQuota] {
+    for kind in [FaultKind::NoSpace, FaultKind::NoQuota, FaultKind::TooLong] {
         assert!(strike_everywhere(kind, true, AppendMode::Mapped) > 0);
         let (fs, engine) = filled(AppendMode::Mapped);
         fs.inject(Fault { kind, at_call: fs.call_count(), lasting: true });
@@ -131,6 +134,32 @@ fn deletes_and_compaction_make_room_on_a_full_device() {
     assert_eq!(engine.len(), left);
     drop(engine);
     assert_eq!(open(&fs, AppendMode::Mapped, 3).unwrap().len(), left);
+}
+
+#[test]
+fn compaction_waits_for_readers_that_are_about_to_end() {
+    let fs = SimFs::new();
+    let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+    fill(&engine);
+    let has_guard = AtomicBool::new(false);
+    let report = thread::scope(|scope| {
+        scope.spawn(|| {
+            let guard = hightower_index::pin();
+            has_guard.store(true, Ordering::Release);
+            while engine.stats().compaction.runs == 0 {
+                thread::yield_now();
+            }
+            // It ends while the compaction waits.
+            thread::sleep(Duration::from_millis(10));
+            drop(guard);
+        });
+        while !has_guard.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        engine.run_compaction_now().unwrap()
+    });
+    assert!(report.removed_segments > 0, "{report:?}");
+    assert_eq!(report.waiting_segments, 0, "{report:?}");
 }
 
 /// The room that xfs needs before it creates a file, in proportion to these files.
@@ -219,7 +248,7 @@ fn a_full_device_is_compacted_whatever_its_numbers() {
             // run.
             let is_done = (0..100).any(|_| {
                 let ran = engine.run_compaction_now();
-                std::thread::yield_now();
+                thread::yield_now();
                 ran.is_ok() && has_dead(&engine) == 0
             });
             assert!(is_done, "seed {seed}, round {round}: {:?}", engine.stats());

@@ -207,9 +207,10 @@ impl Collector {
         }
     }
 
-    /// Seals the thread's bag, and collects one step.
-    pub(crate) fn flush(&self, record: &ThreadRecord) {
+    /// Seals the thread's bag, and collects one step. Returns the epoch.
+    pub(crate) fn flush(&self, record: &ThreadRecord) -> u64 {
         self.hand_over(record).go_on();
+        self.epoch.load(Ordering::Acquire)
     }
 
     fn hand_over(&self, record: &ThreadRecord) -> DropPanics {
@@ -349,8 +350,8 @@ mod process {
             COLLECTOR.renew(self.record);
         }
 
-        pub(crate) fn flush(&self) {
-            COLLECTOR.flush(self.record);
+        pub(crate) fn flush(&self) -> u64 {
+            COLLECTOR.flush(self.record)
         }
 
         pub(crate) fn defer(&self, action: DeferredAction) {

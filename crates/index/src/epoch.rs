@@ -4,6 +4,7 @@
 //! [`Published`](crate::Published) cells share its epochs, and one guard protects all of them.
 
 use core::fmt;
+use core::time::Duration;
 
 use crate::collector::DeferredAction;
 
@@ -48,6 +49,36 @@ pub fn pin() -> Guard {
     Guard { inner: pin_inner() }
 }
 
+/// Number of attempts of [`synchronize`] before it sleeps: two free everything if no guard is older.
+const ATTEMPTS_WITHOUT_SLEEP: u32 = 4;
+
+/// Waits until all guards of this moment have ended, for up to about `limit_ms` milliseconds, and
+/// then frees what this thread has removed. Returns whether they have ended.
+///
+/// A guard of the calling thread never ends meanwhile. Guards of other maps and threads of the
+/// process count too. With a limit of 0 it does not sleep. Without older guards it costs some
+/// microseconds.
+///
+/// ```
+/// let (mut writer, _map) = hightower_index::new::<u32>();
+/// writer.insert(b"a", 1);
+/// writer.remove(b"a");
+/// assert!(hightower_index::synchronize(1000));
+/// ```
+pub fn synchronize(limit_ms: u32) -> bool {
+    // What was removed before is sealed at this epoch or before, and is freed two steps later.
+    let until = pin().inner.flush() + 2;
+    for attempt in 0..ATTEMPTS_WITHOUT_SLEEP.saturating_add(limit_ms) {
+        if attempt >= ATTEMPTS_WITHOUT_SLEEP {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if pin().inner.flush() >= until {
+            return true;
+        }
+    }
+    false
+}
+
 impl Guard {
     /// Ends the protection of everything read so far and pins again, without the cost of a drop and
     /// a new [`pin`].
@@ -65,13 +96,13 @@ impl Guard {
 
     /// Seals this thread's pending garbage, and collects some.
     ///
-    /// Needed only to free memory soon, for instance in tests.
+    /// Needed only to free memory soon; see also [`synchronize`].
     ///
     /// ```
     /// hightower_index::pin().flush();
     /// ```
     pub fn flush(&self) {
-        self.inner.flush();
+        let _epoch = self.inner.flush();
     }
 
     /// Runs `run(data)` after all current guards except this one have ended.

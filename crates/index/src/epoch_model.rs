@@ -45,12 +45,14 @@ impl ModelGuard {
         *self = pin();
     }
 
-    pub(super) fn flush(&self) {
+    /// The returned number rises with each guard.
+    pub(super) fn flush(&self) -> u64 {
         with_state(|state| state.waiting.extract_if(.., |(seen_by, _)| seen_by.is_empty()).collect::<Vec<_>>())
             .into_iter()
             // SAFETY: the caller of `defer` promised that it may run once the guards of its time
             // have ended; each runs once.
             .for_each(|(_, action)| unsafe { (action.run)(action.data) });
+        with_state(|state| state.next_guard as u64)
     }
 
     pub(super) fn defer(&self, action: DeferredAction) {
@@ -66,6 +68,6 @@ impl Drop for ModelGuard {
             state.alive.retain(|each| *each != self.number);
             state.waiting.iter_mut().for_each(|(seen_by, _)| seen_by.retain(|each| *each != self.number));
         });
-        self.flush();
+        let _number = self.flush();
     }
 }

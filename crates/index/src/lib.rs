@@ -85,7 +85,7 @@ pub use bucket::HINT_BITS;
 pub use bulk::{BulkError, SortedRun};
 pub use cursor::Cursor;
 pub use entry_ref::EntryRef;
-pub use epoch::{Guard, pin};
+pub use epoch::{Guard, pin, synchronize};
 pub use hash::{KeyHasher, SeededHasher};
 pub use leaf::MAX_KEY_LEN_BYTES;
 pub use map::{Awaited, Map};

@@ -294,9 +294,15 @@ impl SegmentError {
     }
 }
 
-/// Whether the device or the quota is full, or the file would be longer than the process may write
-/// (`ulimit -f`): a shorter file may have room.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+/// Whether a call has failed for lack of room: the device or a quota is full, or the file would be
+/// longer than the process or the file system allows, so that a shorter file may have room.
+///
+/// ```
+/// assert!(hightower_segment::is_full(&std::io::ErrorKind::StorageFull.into()));
+/// assert!(!hightower_segment::is_full(&std::io::ErrorKind::NotFound.into()));
+/// ```
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
     let kind = error.kind();
     let is_over_quota = kind == io::ErrorKind::QuotaExceeded && !crate::mutants::planted("quota_is_an_io_error");
     let is_too_long = kind == io::ErrorKind::FileTooLarge && !crate::mutants::planted("length_limit_is_an_io_error");

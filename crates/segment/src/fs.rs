@@ -59,8 +59,8 @@ pub trait Lock: Debug + Send + Sync {}
 
 /// A file system. Used as `Arc<dyn Fs>`. Operations inside a directory are methods of [`Dir`].
 ///
-/// All errors are the system's own. Out of space must come back as [`io::ErrorKind::StorageFull`]
-/// or [`io::ErrorKind::QuotaExceeded`].
+/// All errors are the system's own. Lack of room must come back as [`io::ErrorKind::StorageFull`],
+/// [`io::ErrorKind::QuotaExceeded`] or [`io::ErrorKind::FileTooLarge`].
 pub trait Fs: Debug + Send + Sync {
     /// Opens a directory. The handle stays with this directory, whatever happens to its name
     /// afterwards.

@@ -119,7 +119,7 @@ pub use hightower_seams::{Entropy, OsEntropy};
 
 pub use appender::{Appended, Appender};
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
-pub use error::{Damage, OUT_OF_MAPS, SegmentError};
+pub use error::{Damage, OUT_OF_MAPS, SegmentError, is_full};
 pub use first_segment::Recovery;
 pub use fs::{
     Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs, read_full_at, retry_interrupted, write_all_at,

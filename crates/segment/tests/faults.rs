@@ -179,14 +179,24 @@ fn no_space() {
 /// A quota that is used up is a full device, at each call.
 #[test]
 fn no_quota() {
+    is_like_a_full_device(FaultKind::NoQuota);
+}
+
+/// A limit of the length of files is one, too: shorter files may have room.
+#[test]
+fn too_long_files() {
+    is_like_a_full_device(FaultKind::TooLong);
+}
+
+fn is_like_a_full_device(kind: FaultKind) {
     let seed = setting("HIGHTOWER_TEST_SEED", 100);
     for mode in [AppendMode::Mapped, AppendMode::Positioned] {
         let mut full = 0;
         for (at_call, lasting) in (0..calls(seed, mode)).flat_map(|at_call| [(at_call, false), (at_call, true)]) {
             let of = |kind| told(seed, mode, Fault { kind, at_call, lasting });
-            let (of_device, of_quota) = (of(FaultKind::NoSpace), of(FaultKind::NoQuota));
-            assert_eq!(of_quota, of_device, "{mode:?}, call {at_call}, lasting: {lasting}");
-            full += of_quota.0.iter().filter(|told| told.contains("Full")).count();
+            let (of_device, of_kind) = (of(FaultKind::NoSpace), of(kind));
+            assert_eq!(of_kind, of_device, "{mode:?}, call {at_call}, lasting: {lasting}");
+            full += of_kind.0.iter().filter(|told| told.contains("Full")).count();
         }
         assert!(full > 100, "{mode:?}: {full}");
     }
@@ -208,7 +218,8 @@ fn told(seed: u64, mode: AppendMode, fault: Fault) -> (Vec<String>, u64) {
         }
         // A failed cut is no lack of room; its cause is told as it is.
         let of_quota = r#"Os { code: 122, kind: QuotaExceeded, message: "Disk quota exceeded" }"#;
-        told.push(format!("{:?}", world.step(step)).replace(of_quota, "Kind(StorageFull)"));
+        let step = format!("{:?}", world.step(step)).replace(of_quota, "Kind(StorageFull)");
+        told.push(step.replace("Kind(FileTooLarge)", "Kind(StorageFull)"));
         told.extend(world.open.as_ref().map(|open| open.store.is_poisoned().to_string()));
     }
     (told, fs.call_count())

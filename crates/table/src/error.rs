@@ -136,10 +136,10 @@ impl TableError {
 
     pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { operation, path, source },
-            _ => Self::Io { operation, path, source },
+        if hightower_segment::is_full(&source) {
+            return Self::Full { operation, path, source };
         }
+        Self::Io { operation, path, source }
     }
 
     pub(crate) fn corrupt(path: &Path, damage: Damaged) -> Self {

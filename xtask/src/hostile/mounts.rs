@@ -79,11 +79,14 @@ pub(super) fn abort(mount: &Mount) -> Result<()> {
     quietly("mount", &["-o", "remount,abort", &mount.dir.display().to_string()])
 }
 
-/// Unmounts a file system with an image, and mounts it again as it is.
-pub(super) fn mount_again(kind: &str, mount: &Mount, parent: &Path) -> Result<()> {
-    let target = mount.dir.display().to_string();
+/// Unmounts an ext4, repairs it as an operator does, and mounts it again.
+pub(super) fn repair(mount: &Mount, parent: &Path) -> Result<()> {
+    let (target, image) = (mount.dir.display().to_string(), parent.join("image-ext4").display().to_string());
     quietly("umount", &[&target])?;
-    quietly("mount", &["-o", "loop", &parent.join(format!("image-{kind}")).display().to_string(), &target])
+    // Its exit status is 1 if there was something to repair.
+    let repaired = Command::new("e2fsck").args(["-fy", &image]).output().context("start e2fsck")?;
+    ensure!(repaired.status.code().is_some_and(|code| code <= 1), "e2fsck ends with {}", repaired.status);
+    quietly("mount", &["-o", "loop", &image, &target])
 }
 
 /// How small a file system of this kind can be.

@@ -187,6 +187,11 @@ const OF_STORE: &[Mutant] = &[
         "a used reserve is created again from the first free room",
         &[rule_of_segments("openings_leave_compaction_its_room")],
     ),
+    caught(
+        "readers_not_awaited",
+        "a compaction waits for readers that are about to end",
+        &[plain("hightower-engine", "upkeep_faults", "compaction_waits_for_readers")],
+    ),
     caught("full_runs_are_not_made_smaller", "a compaction that finds no room takes fewer segments", &[HALF_DEAD]),
     caught(
         "witness_ignored",

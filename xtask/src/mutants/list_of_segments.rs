@@ -127,6 +127,11 @@ pub(super) const OF_SEGMENTS: &[Mutant] = &[
         &[plain("hightower-segment", "faults", "no_quota")],
     ),
     caught(
+        "length_limit_is_an_io_error",
+        "a limit of the length of files is a full device",
+        &[plain("hightower-segment", "faults", "too_long_files")],
+    ),
+    caught(
         "successor_lost",
         "a failed rotation leaves its prepared segment to the next one",
         &[plain("hightower-segment", "faults", "shortages_pass")],

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use hightower_compactor::{
     Budget, Goal, RateLimiter, RecordPlace, Rewritten, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
-use hightower_index::pin;
+use hightower_index::{pin, synchronize};
 use hightower_seams::Clock;
 use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentStore};
 use hightower_state::StateWriter;
@@ -34,7 +34,7 @@ use crate::mutants::planted;
 use crate::open_store::OpenStore;
 use crate::place::Place;
 use crate::quota::DiskQuota;
-use crate::read_path::ReadPath;
+use crate::read_path::{READERS_WAIT_MS, ReadPath};
 use crate::sync::step;
 use crate::sync_path::SyncPath;
 use crate::table::Tracked;
@@ -43,9 +43,6 @@ use crate::time::StoreTime;
 /// Number of records that are moved under one hold of the state's lock. Few, because commits wait
 /// for it.
 const MOVES_PER_LOCK: usize = 24;
-
-/// Number of attempts of [`free_patiently`](CompactionRunner::free_patiently).
-const FREEING_ATTEMPTS: usize = 16;
 
 /// Runs compactions, one at a time. Its methods take the data of the turn, so that only its holder
 /// can call them.
@@ -233,9 +230,8 @@ impl CompactionRunner {
         if turn.retired.is_empty() {
             return Ok(());
         }
-        // The old table is freed once all guards that could see it have ended, usually after two
-        // steps of the epoch.
-        (0..4).for_each(|_| pin().flush());
+        // The old table is freed once all guards that could see it have ended.
+        let _ended = synchronize(0);
         let mut waiting = std::mem::take(&mut turn.retired).into_iter();
         while let Some(segment) = waiting.next() {
             match store.release(segment) {
@@ -254,12 +250,11 @@ impl CompactionRunner {
     /// Frees the files of removed segments, and waits briefly for readers that are about to end.
     pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store.in_use()?;
-        for _ in 0..FREEING_ATTEMPTS {
+        self.free_retired(turn, &store)?;
+        // Snapshots and values may hold the rest for any time; only guards are waited for.
+        if !turn.retired.is_empty() && !planted("readers_not_awaited") {
+            let _ended = synchronize(READERS_WAIT_MS);
             self.free_retired(turn, &store)?;
-            if turn.retired.is_empty() {
-                break;
-            }
-            std::thread::yield_now();
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ pub enum FaultKind {
     NoSpace,
     /// The same calls fail because the user or group has used up its quota.
     NoQuota,
+    /// The same calls fail because the file would be too long.
+    TooLong,
     /// A write takes half of the bytes.
     ShortWrite,
     /// The call is interrupted by a signal. As a lasting fault it hits every second call.
@@ -30,10 +32,11 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All faults of a system. [`Panic`](Self::Panic) is a fault of a caller's file system.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Io,
         Self::NoSpace,
         Self::NoQuota,
+        Self::TooLong,
         Self::ShortWrite,
         Self::Interrupted,
         Self::LyingSync,
@@ -86,7 +89,7 @@ impl Fault {
         let due = if self.lasting { number >= self.at_call } else { number == self.at_call };
         due && match self.kind {
             FaultKind::Io | FaultKind::Panic => call != Call::Memory,
-            FaultKind::NoSpace | FaultKind::NoQuota => {
+            FaultKind::NoSpace | FaultKind::NoQuota | FaultKind::TooLong => {
                 matches!(call, Call::Write | Call::Grow | Call::Create | Call::Rename)
             }
             FaultKind::ShortWrite => call == Call::Write,

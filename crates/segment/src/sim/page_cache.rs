@@ -111,6 +111,7 @@ impl PageCache {
             Some(FaultKind::Io) if call != Call::Sync => Err(input_output()),
             Some(FaultKind::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
             Some(FaultKind::NoQuota) => Err(io::Error::from_raw_os_error(EDQUOT)),
+            Some(FaultKind::TooLong) => Err(io::ErrorKind::FileTooLarge.into()),
             Some(FaultKind::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
             #[expect(clippy::panic, reason = "the test requested it")]
             Some(FaultKind::Panic) => panic!("the simulated file system panics as requested"),

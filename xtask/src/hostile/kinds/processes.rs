@@ -15,7 +15,7 @@ use hightower_engine::{Components, Durability, SingleNodeEngine, StoreConfig};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hostile::model::Model;
-use crate::hostile::mounts::{Mount, abort, mount, mount_again, mount_point};
+use crate::hostile::mounts::{Mount, abort, mount, mount_point, repair};
 use crate::hostile::operations::{ALL, Mix, UNSYNCED};
 use crate::hostile::random::Random;
 use crate::hostile::round::Round;
@@ -172,7 +172,7 @@ fn turn_read_only(round: &Round, random: &mut Random) -> Result<()> {
         abort(&mounted)?;
         run_and_kill(child, Duration::from_millis(random.pick(&[0, 20, 100])), false)?;
         remove_finished_copies(&round.scratch())?;
-        mount_again("ext4", &mounted, &round.dir)?;
+        repair(&mounted, &round.dir)?;
         let model = journaled(round)?;
         let config = config_for(event, cycle, round);
         let store = Store::unopened(config, Components::default(), &round.scratch(), model, &round.plan)?;
