@@ -7,11 +7,12 @@
 //!
 //! | module | content |
 //! | --- | --- |
-//! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Snapshot`], [`KvEngine`] |
+//! | [`engine`] | the store: [`SingleNodeEngine`], [`StoreConfig`], [`Batch`], [`Transaction`], [`Snapshot`] |
 //! | `auth` | users, sessions, API keys and permissions on the store; the feature `auth`, off by default |
 //! | [`compactor`] | the choice of segments to rewrite and records to keep |
 //! | [`state`] | the apply rules and [`KvState`], the plain model of the state |
-//! | [`segment`] | segment files, the manifest, recovery, the file-system seam |
+//! | [`table`] | immutable sorted tables in mapped files |
+//! | [`segment`] | segment files, the manifest, recovery, the file-system seam; `Wal` |
 //! | [`index`] | the concurrent ordered map |
 //! | [`log`] | [`Command`] and the codec of its records |
 //! | [`seams`] | clocks and random bytes, also for tests |
@@ -30,6 +31,7 @@ pub use hightower_log as log;
 pub use hightower_seams as seams;
 pub use hightower_segment as segment;
 pub use hightower_state as state;
+pub use hightower_table as table;
 
 pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, Command, CommandRef, Committed, CompactionConfig,

@@ -39,7 +39,8 @@ pub enum Command {
     },
 }
 
-/// One change of one key, borrowing its bytes: the input and output of the codec.
+/// One change of one key, borrowing its bytes: the input and output of the codec. The layers match
+/// it exhaustively, so that none of them can forget a new kind.
 ///
 /// ```
 /// use hightower_log::CommandRef;

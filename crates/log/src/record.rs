@@ -57,7 +57,8 @@ pub enum Placement {
     Relocated,
 }
 
-/// The content of a record.
+/// The content of a record. The layers match it exhaustively, so that none of them can forget a new
+/// kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordBody<'a> {
     /// A committed command.
