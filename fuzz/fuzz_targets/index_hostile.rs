@@ -4,7 +4,8 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use hightower_index::{KeyHasher, Map, SeededHasher, Writer, pin, with_hasher};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -41,31 +42,30 @@ impl Key {
 /// The payload of requested panics; any other panic is a finding.
 struct Asked;
 
+/// The number of calls left while no panic is requested.
+const NO_PANIC: u32 = u32::MAX;
+
 /// The current behaviour of the hasher. The fuzzer has one thread.
 struct Manner {
     mask: u64,
-    lie: Cell<u64>,
-    calls_left: Cell<Option<u8>>,
+    lie: AtomicU64,
+    calls_left: AtomicU32,
     honest: SeededHasher,
 }
 
-struct Hostile(Rc<Manner>);
-
-// SAFETY: the target has one thread, and gives its maps to no other.
-unsafe impl Send for Hostile {}
-// SAFETY: as above.
-unsafe impl Sync for Hostile {}
+struct Hostile(Arc<Manner>);
 
 impl KeyHasher for Hostile {
     fn hash(&self, key: &[u8]) -> u64 {
-        match self.0.calls_left.get() {
-            Some(0) => {
-                self.0.calls_left.set(None);
+        match self.0.calls_left.load(Relaxed) {
+            NO_PANIC => {}
+            0 => {
+                self.0.calls_left.store(NO_PANIC, Relaxed);
                 resume_unwind(Box::new(Asked));
             }
-            left => self.0.calls_left.set(left.map(|left| left - 1)),
+            left => self.0.calls_left.store(left - 1, Relaxed),
         }
-        self.0.honest.hash(key) & self.0.mask ^ self.0.lie.get()
+        self.0.honest.hash(key) & self.0.mask ^ self.0.lie.load(Relaxed)
     }
 }
 
@@ -123,16 +123,16 @@ fn step(step: &Step, manner: &Manner, writer: &mut Writer<Counted, Hostile>, map
             let entries: Vec<_> = numbers.map(|number| (number.to_be_bytes(), Counted::new(false))).collect();
             writer.bulk_build(entries);
         }
-        Step::Lie(bits) => manner.lie.set(*bits),
-        Step::Panic(calls) => manner.calls_left.set(Some(*calls)),
+        Step::Lie(bits) => manner.lie.store(*bits, Relaxed),
+        Step::Panic(calls) => manner.calls_left.store(u32::from(*calls), Relaxed),
     }
 }
 
 fuzz_target!(|input: (u64, Vec<Step>)| {
     let (mask, steps) = input;
-    let (lie, calls_left) = (Cell::new(0), Cell::new(None));
-    let manner = Rc::new(Manner { mask, lie, calls_left, honest: SeededHasher::new(3) });
-    let (mut writer, map) = with_hasher(Hostile(Rc::clone(&manner)));
+    let (lie, calls_left) = (AtomicU64::new(0), AtomicU32::new(NO_PANIC));
+    let manner = Arc::new(Manner { mask, lie, calls_left, honest: SeededHasher::new(3) });
+    let (mut writer, map) = with_hasher(Hostile(Arc::clone(&manner)));
     for each in &steps {
         run(|| step(each, &manner, &mut writer, &map));
     }

@@ -387,12 +387,12 @@ mod models {
     use super::*;
 
     /// A value that loom checks: the model fails if the write is not ordered after every read.
-    struct Watched(UnsafeCell<u64>);
+    struct LoomCell(UnsafeCell<u64>);
 
     unsafe fn free(data: *mut ()) {
         // SAFETY: it came from `Box::into_raw`, and is freed once; loom checks that nobody reads
         // it, and the memory stays.
-        unsafe { (*data.cast::<Watched>()).0.with_mut(|value| *value = u64::MAX) };
+        unsafe { (*data.cast::<LoomCell>()).0.with_mut(|value| *value = u64::MAX) };
     }
 
     fn model(run: impl Fn() + Sync + Send + 'static) {
@@ -402,14 +402,14 @@ mod models {
         builder.check(run);
     }
 
-    struct Cell {
+    struct SharedPlace {
         collector: &'static Collector,
-        place: AtomicPtr<Watched>,
+        place: AtomicPtr<LoomCell>,
     }
 
-    impl Cell {
+    impl SharedPlace {
         fn new() -> Arc<Self> {
-            let first = Box::into_raw(Box::new(Watched(UnsafeCell::new(1))));
+            let first = Box::into_raw(Box::new(LoomCell(UnsafeCell::new(1))));
             let collector = Box::leak(Box::new(Collector::new()));
             Arc::new(Self { collector, place: AtomicPtr::new(first) })
         }
@@ -424,7 +424,7 @@ mod models {
         }
 
         fn replace(&self, record: &ThreadRecord) {
-            let new = Box::into_raw(Box::new(Watched(UnsafeCell::new(2))));
+            let new = Box::into_raw(Box::new(LoomCell(UnsafeCell::new(2))));
             let old = self.place.swap(new, Ordering::AcqRel);
             self.collector.defer(record, DeferredAction { data: old.cast(), run: free });
         }
@@ -433,7 +433,7 @@ mod models {
     #[test]
     fn collector_frees_nothing_that_a_guard_sees() {
         model(|| {
-            let cell = Cell::new();
+            let cell = SharedPlace::new();
             let own = cell.collector.take_record();
             let reader = Arc::clone(&cell);
             let reader = thread::spawn(move || {
@@ -450,7 +450,7 @@ mod models {
     #[test]
     fn collector_sees_a_guard_that_comes_again() {
         model(|| {
-            let cell = Cell::new();
+            let cell = SharedPlace::new();
             let (own, other) = (cell.collector.take_record(), cell.collector.take_record());
             cell.collector.end_thread(other);
             let reader = Arc::clone(&cell);

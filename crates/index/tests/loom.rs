@@ -16,12 +16,12 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 
 /// A value that loom checks.
-struct Watched(UnsafeCell<u64>);
+struct LoomCell(UnsafeCell<u64>);
 
 // SAFETY: the cell is only written when it is dropped; loom checks that nobody reads it then.
-unsafe impl Sync for Watched {}
+unsafe impl Sync for LoomCell {}
 
-impl Watched {
+impl LoomCell {
     fn new(value: u64) -> Self {
         Self(UnsafeCell::new(value))
     }
@@ -32,7 +32,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for LoomCell {
     fn drop(&mut self) {
         // SAFETY: loom fails the model if a read is not ordered before this.
         self.0.with_mut(|value| unsafe { *value = u64::MAX });
@@ -66,21 +66,21 @@ fn model(run: impl Fn() + Sync + Send + 'static) {
     builder.check(run);
 }
 
-fn filled<H: KeyHasher>(hasher: H, keys: std::ops::Range<u8>) -> (Writer<Watched, H>, Map<Watched, H>) {
+fn filled<H: KeyHasher>(hasher: H, keys: std::ops::Range<u8>) -> (Writer<LoomCell, H>, Map<LoomCell, H>) {
     let (mut writer, map) = with_hasher(hasher);
     for key in keys {
-        writer.insert(&[key], Watched::new(u64::from(key)));
+        writer.insert(&[key], LoomCell::new(u64::from(key)));
     }
     (writer, map)
 }
 
-fn check<H: KeyHasher>(map: &Map<Watched, H>, key: u8) {
+fn check<H: KeyHasher>(map: &Map<LoomCell, H>, key: u8) {
     let guard = pin();
-    assert_eq!(map.get(&[key], &guard).map(Watched::read), Some(u64::from(key)));
+    assert_eq!(map.get(&[key], &guard).map(LoomCell::read), Some(u64::from(key)));
 }
 
 /// Scans the keys, which must include `stable`; each value must be that of its key.
-fn scan<H: KeyHasher>(map: &Map<Watched, H>, stable: std::ops::Range<u8>) {
+fn scan<H: KeyHasher>(map: &Map<LoomCell, H>, stable: std::ops::Range<u8>) {
     let guard = pin();
     let keys: Vec<u8> = map
         .iter(&guard)
@@ -99,7 +99,7 @@ fn a_lookup_sees_a_whole_leaf_or_none() {
             let guard = pin();
             assert!(map.get(b"a", &guard).is_none_or(|value| value.read() == 7));
         });
-        writer.insert(b"a", Watched::new(7));
+        writer.insert(b"a", LoomCell::new(7));
         reader.join().unwrap();
     });
 }
@@ -109,7 +109,7 @@ fn a_walk_sees_a_child_added_whole_or_not() {
     model(|| {
         let (mut writer, map) = filled(Plain, 0..3);
         let reader = thread::spawn(move || scan(&map, 0..3));
-        writer.insert(&[3], Watched::new(3));
+        writer.insert(&[3], LoomCell::new(3));
         reader.join().unwrap();
     });
 }
@@ -119,7 +119,7 @@ fn a_walk_sees_a_node_replaced_whole() {
     model(|| {
         let (mut writer, map) = filled(Plain, 0..4);
         let reader = thread::spawn(move || scan(&map, 0..4));
-        writer.insert(&[4], Watched::new(4));
+        writer.insert(&[4], LoomCell::new(4));
         reader.join().unwrap();
     });
 }
@@ -143,7 +143,7 @@ fn a_lookup_finds_its_key_while_the_table_grows() {
             // directory.
             let (mut writer, map) = filled(Plain, 0..6);
             let reader = thread::spawn(move || check(&map, key));
-            writer.insert(&[6], Watched::new(6));
+            writer.insert(&[6], LoomCell::new(6));
             reader.join().unwrap();
             check(&writer.map(), key);
         });
@@ -155,7 +155,7 @@ fn a_lookup_finds_its_key_while_a_segment_grows() {
     model(|| {
         let (mut writer, map) = filled(Same, 0..6);
         let reader = thread::spawn(move || check(&map, 5));
-        writer.insert(&[6], Watched::new(6));
+        writer.insert(&[6], LoomCell::new(6));
         reader.join().unwrap();
         (0..7).for_each(|key| check(&writer.map(), key));
     });
@@ -168,7 +168,7 @@ fn a_lookup_finds_its_key_behind_graves() {
         let reader = thread::spawn(move || check(&map, 2));
         writer.remove(&[3]);
         writer.remove(&[1]);
-        writer.insert(&[4], Watched::new(4));
+        writer.insert(&[4], LoomCell::new(4));
         reader.join().unwrap();
     });
 }
@@ -192,17 +192,17 @@ fn a_removed_value_lives_while_it_is_read() {
 #[test]
 fn a_replaced_cell_content_lives_while_it_is_read() {
     model(|| {
-        let cell = loom::sync::Arc::new(Published::new(Watched::new(1)));
+        let cell = loom::sync::Arc::new(Published::new(LoomCell::new(1)));
         let reader = {
             let cell = loom::sync::Arc::clone(&cell);
             thread::spawn(move || {
                 let guard = pin();
-                let value = cell.load(&guard).map(Watched::read);
+                let value = cell.load(&guard).map(LoomCell::read);
                 assert!(matches!(value, Some(1 | 2)));
             })
         };
         let guard = pin();
-        cell.store(Some(Box::new(Watched::new(2))), &guard);
+        cell.store(Some(Box::new(LoomCell::new(2))), &guard);
         drop(guard);
         pin().flush();
         reader.join().unwrap();
@@ -212,7 +212,7 @@ fn a_replaced_cell_content_lives_while_it_is_read() {
 #[test]
 fn a_replaced_arc_lives_while_it_is_lent_or_kept() {
     model(|| {
-        let cell = loom::sync::Arc::new(PublishedArc::new(std::sync::Arc::new(Watched::new(1))));
+        let cell = loom::sync::Arc::new(PublishedArc::new(std::sync::Arc::new(LoomCell::new(1))));
         let reader = {
             let cell = loom::sync::Arc::clone(&cell);
             thread::spawn(move || {
@@ -227,7 +227,7 @@ fn a_replaced_arc_lives_while_it_is_lent_or_kept() {
             })
         };
         let guard = pin();
-        cell.store(std::sync::Arc::new(Watched::new(2)), &guard);
+        cell.store(std::sync::Arc::new(LoomCell::new(2)), &guard);
         drop(guard);
         pin().flush();
         reader.join().unwrap();

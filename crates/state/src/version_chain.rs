@@ -65,7 +65,7 @@ impl Drop for OldVersion {
 /// The list's head.
 #[derive(Debug, Default)]
 pub(crate) struct VersionChain {
-    head: Cell,
+    head: ChainHead,
 }
 
 impl VersionChain {
@@ -128,7 +128,7 @@ fn rebuild(needed: &[&OldVersion]) -> Option<OldVersion> {
 }
 
 #[cfg(not(loom))]
-use published::Cell;
+use published::ChainHead;
 
 #[cfg(not(loom))]
 mod published {
@@ -138,9 +138,9 @@ mod published {
 
     /// The head of a list, reclaimed by epochs.
     #[derive(Debug, Default)]
-    pub(super) struct Cell(Published<OldVersion>);
+    pub(super) struct ChainHead(Published<OldVersion>);
 
-    impl Cell {
+    impl ChainHead {
         pub(super) fn with<R>(&self, guard: &Guard, read: impl FnOnce(Option<&OldVersion>) -> R) -> R {
             read(self.0.load(guard))
         }
@@ -152,7 +152,7 @@ mod published {
 }
 
 #[cfg(loom)]
-use listed::Cell;
+use listed::ChainHead;
 
 #[cfg(loom)]
 mod listed {
@@ -165,19 +165,19 @@ mod listed {
     /// has the memory orderings of the real cell, so that the models' readers can lag like real
     /// ones.
     #[derive(Debug)]
-    pub(super) struct Cell {
+    pub(super) struct ChainHead {
         /// 0 for an empty list, otherwise the index in the table plus one.
         place: AtomicUsize,
         heads: Mutex<Vec<Arc<OldVersion>>>,
     }
 
-    impl Default for Cell {
+    impl Default for ChainHead {
         fn default() -> Self {
             Self { place: AtomicUsize::new(0), heads: Mutex::default() }
         }
     }
 
-    impl Cell {
+    impl ChainHead {
         pub(super) fn with<R>(&self, _guard: &Guard, read: impl FnOnce(Option<&OldVersion>) -> R) -> R {
             let place = self.place.load(Ordering::Acquire);
             let head = place.checked_sub(1).map(|place| Arc::clone(&self.heads.lock().unwrap()[place]));
