@@ -16,7 +16,8 @@
 
 mod common;
 
-use common::{World, options, setting, workload};
+use common::sweep::crashes;
+use common::{World, options, workload};
 use hightower_segment::AppendMode;
 use hightower_segment::sim::{CrashPlan, CrashPoint, SimFs};
 
@@ -29,22 +30,13 @@ fn world(seed: u64, mode: AppendMode) -> World {
 }
 
 fn explore(mode: AppendMode) {
-    let wanted = setting("HIGHTOWER_TEST_STATES", 40_000).div_ceil(2);
-    let first = setting("HIGHTOWER_TEST_SEED", 0);
-    let (mut visited, mut workloads) = (0, 0);
-    for seed in first.. {
-        let world = world(seed, mode);
-        let plan = CrashPlan { exhaustive_limit: 64, samples: 12, seed };
-        workloads += 1;
-        visited += world.explore(plan).unwrap_or_else(|error| {
+    crashes("segments", mode, 40_000, |seed, plan| {
+        world(seed, mode).explore(plan).map_err(|error| {
             let point = error.split([' ', ':']).nth(1).unwrap_or_default();
-            panic!("{error}\nreplay with HIGHTOWER_CRASH={seed}:{mode:?}:{point} cargo test -p hightower-segment --test crash replay")
-        });
-        if visited >= wanted {
-            break;
-        }
-    }
-    println!("segments, {mode:?}: {visited} crash states of {workloads} workloads from seed {first}, 0 violations");
+            let replay = format!("HIGHTOWER_CRASH={seed}:{mode:?}:{point}");
+            format!("{error}\nreplay with {replay} cargo test -p hightower-segment --test crash replay")
+        })
+    });
 }
 
 #[test]

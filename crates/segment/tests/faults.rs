@@ -8,7 +8,6 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stdout,
     clippy::cast_possible_truncation,
     reason = "a test that cannot go on ends here, and says what it saw"
 )]
@@ -18,7 +17,8 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{DIR, World, options, setting, workload};
+use common::sweep::{faults, setting};
+use common::{DIR, World, options, workload};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{AppendMode, Fs, SegmentError, SegmentStore};
 
@@ -87,22 +87,7 @@ fn no_wrong_values(world: &World) -> Result<(), String> {
 }
 
 fn sweep(kind: FaultKind) {
-    let (first, cases) = (setting("HIGHTOWER_TEST_SEED", 100), setting("HIGHTOWER_TEST_CASES", 1));
-    let mut runs = 0;
-    for seed in first..first + cases {
-        for mode in [AppendMode::Mapped, AppendMode::Positioned] {
-            for at_call in 0..calls(seed, mode) {
-                for lasting in [false, true] {
-                    let fault = Fault { kind, at_call, lasting };
-                    runs += 1;
-                    run(seed, mode, fault).unwrap_or_else(|error| {
-                        panic!("seed {seed}, {mode:?}, {fault:?}: {error}\nreplay: HIGHTOWER_TEST_SEED={seed} cargo test -p hightower-segment --test faults")
-                    });
-                }
-            }
-        }
-    }
-    println!("segments, {kind:?}: {runs} single faults in {cases} workloads from seed {first}, 0 violations");
+    faults("segments", kind, calls, run);
 }
 
 /// Runs a workload that repeats each failed step.
@@ -176,7 +161,7 @@ fn no_space() {
     sweep(FaultKind::NoSpace);
 }
 
-/// A quota that is used up is a full device, at each call.
+/// At each call, an exhausted quota counts as a full device.
 #[test]
 fn no_quota() {
     is_like_a_full_device(FaultKind::NoQuota);
@@ -216,7 +201,7 @@ fn told(seed: u64, mode: AppendMode, fault: Fault) -> (Vec<String>, u64) {
                 break;
             }
         }
-        // A failed cut is no lack of room; its cause is told as it is.
+        // A failed truncation is not a lack of room: the error has its own cause.
         let of_quota = r#"Os { code: 122, kind: QuotaExceeded, message: "Disk quota exceeded" }"#;
         let step = format!("{:?}", world.step(step)).replace(of_quota, "Kind(StorageFull)");
         told.push(step.replace("Kind(FileTooLarge)", "Kind(StorageFull)"));

@@ -35,10 +35,10 @@ fn open_of(world: &mut World) -> &mut Open {
     world.open.as_mut().unwrap()
 }
 
-/// The announced need of a rotation equals the room that it takes on the device, with or without
-/// prepared files and for every length of the commit.
+/// The room that a rotation says it needs equals the room that it takes on the device, with or
+/// without prepared files and for every length of the commit.
 #[test]
-fn a_roll_takes_what_it_is_said_to_need() {
+fn a_roll_takes_the_room_that_it_announces() {
     let mut world = world(AppendMode::Mapped);
     world.run(&[PUT]).unwrap();
     let files_len = |world: &World| {

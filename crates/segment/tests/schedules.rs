@@ -1,5 +1,5 @@
 //! The reserves of a full device in thousands of orders of threads: a roll of the tail, a
-//! compaction and edits of the manifest want them at the same time. None is given twice, and none
+//! compaction and edits of the manifest take them concurrently. None is taken twice, and none
 //! is lost.
 //!
 //! Only with `--cfg shuttle`: `cargo xtask schedules`. `HIGHTOWER_TEST_CASES` sets the number of
@@ -14,7 +14,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{DIR, command, encode_commit, options, setting};
+use common::sweep::setting;
+use common::{DIR, command, encode_commit, options};
 use hightower_log::{Placement, encode};
 use hightower_segment::sim::SimFs;
 use hightower_segment::{

@@ -292,8 +292,8 @@ fn row_09_torn_tail_every_cut() {
     let ends = record_ends(&fs, 1);
     let from = ends[ends.len() - 4];
     for cut in from..*ends.last().unwrap() {
-        // No record of the tail calls a part of it durable, because the only sync came last. Zeros
-        // follow the cut.
+        // No record of the tail states that a part of it is durable, because the only sync came
+        // last. Zeros follow the cut.
         let mut torn = bytes.clone();
         torn[cut..].fill(0);
         fs.plant(&segment_path(1), &torn);
@@ -353,7 +353,7 @@ fn row_11_durable_commit_damaged() {
         assert_eq!(entries.count(), 4);
         assert_eq!(salvaged.report().damage.len(), 1);
     }
-    // In the fifth record it is a torn tail: no record calls it durable.
+    // In the fifth record it is a torn tail: no record states that it is durable.
     edit(&fs, &segment_path(1), |bytes| bytes[ends[3] + 10] ^= 4);
     assert_eq!(open(&fs).unwrap().0, 4);
 }
@@ -373,7 +373,8 @@ fn row_12_predecessor_torn_before_its_seal() {
     assert!(
         report.segments.iter().any(|segment| segment.outcome == SegmentOutcome::Dropped && segment.dropped_bytes > 0)
     );
-    // The same with a sync in between: a record of the later segment calls the earlier one durable.
+    // The same with a sync in between: a record of the later segment states that the earlier one is
+    // durable.
     world.open = None;
     let fs = SimFs::new();
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
@@ -499,7 +500,7 @@ fn row_17_named_tables() {
         let refused = opened.store.set_tables(tables, 1);
         assert!(matches!(refused, Err(SegmentError::Invalid { .. })), "{refused:?}");
     };
-    // Its id was given before, or its position is not of this log.
+    // Its id was used before, or its position is not in this log.
     is_refused(tables_of(&opened, 1));
     let tables = tables_of(&opened, 3);
     is_refused(NamedTables { covered: CoveredPosition { segment: 9, ..tables.covered }, ..tables.clone() });
@@ -511,7 +512,7 @@ fn row_17_named_tables() {
     assert_eq!((count, report.garbage), (1, vec!["0000000001.tbl".to_owned()]), "the second is named");
     let manifest = read_only(&fs, Tolerance::Strict).unwrap().manifest().clone();
     assert_eq!((manifest.tables.newest_first[0].id, manifest.next_table_id), (2, 3));
-    // A file that is missing is the reader's affair.
+    // A missing file is an error only for its reader.
     fs.unplant(&path("0000000002.tbl"));
     assert_eq!(open(&fs).unwrap().0, 1);
 }
@@ -527,7 +528,7 @@ fn row_17_a_log_that_ends_before_what_tables_cover() {
     fs.settle();
     let ends = record_ends(&fs, 1);
     assert_eq!(open(&fs.after_kill()).unwrap().0, 2);
-    // No record knows it to be durable, but the tables do.
+    // No record states that it is durable, but the tables do.
     edit(&fs, &segment_path(1), |bytes| bytes[ends[0]..].fill(0));
     let error = open(&fs).unwrap_err();
     let is_named = matches!(&error, SegmentError::Corrupt { path, offset, reason: Damage::CoveredLost { .. } }

@@ -2,6 +2,9 @@
 //! system, and then checks whether a state of the disk keeps them.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::panic, clippy::print_stdout, reason = "a test that cannot go on ends here, and says what it saw")]
+
+pub mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +16,8 @@ use hightower_segment::{
     AppendMode, Appender, Edit, Fs, Purpose, Recovery, Segment, SegmentError, SegmentState, SegmentStore, Stamp,
     StoreOptions,
 };
+
+use sweep::draws;
 
 pub const DIR: &str = "/data/store";
 const EXTRA_KEY: &[u8] = b"extra";
@@ -65,11 +70,6 @@ pub struct Open {
     pub store: SegmentStore,
     pub appender: Appender,
     pub segments: Vec<Arc<Segment>>,
-}
-
-/// A number from the environment, or the default.
-pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 pub fn options(mode: AppendMode, segment_len_bytes: u32, seed: u64) -> StoreOptions {
@@ -294,23 +294,12 @@ impl World {
 
     /// Visits the crash states at the end of the workload.
     pub fn explore_end(&self, plan: CrashPlan) -> Result<(), String> {
-        let end = self.fs.op_count();
-        for state in self.fs.crash_states_at(end, plan) {
-            self.check(&state.fs, state.point, false).map_err(|error| format!("crash {}: {error}", state.point))?;
-        }
-        let point = CrashPoint { op: end, choice: Choice::Everything };
-        self.check(&self.fs.after_kill(), point, true).map_err(|error| format!("kill: {error}"))
+        sweep::explore_end(&self.fs, plan, |fs, point, deep| self.check(fs, point, deep))
     }
 
     /// Visits crash states until one breaks a promise. Returns the number of visited ones.
     pub fn explore(&self, plan: CrashPlan) -> Result<u64, String> {
-        let mut visited = 0;
-        for state in self.fs.crash_states(plan) {
-            visited += 1;
-            let deep = visited % 16 == 0;
-            self.check(&state.fs, state.point, deep).map_err(|error| format!("crash {}: {error}", state.point))?;
-        }
-        Ok(visited)
+        sweep::explore(&self.fs, plan, |fs, point, deep| self.check(fs, point, deep))
     }
 }
 
@@ -368,11 +357,7 @@ fn compact(open: &mut Open, stamp: Stamp) -> Result<(), SegmentError> {
 
 /// A workload drawn from a seed.
 pub fn workload(seed: u64, steps: usize) -> Vec<Step> {
-    let mut state = seed;
-    let mut draw = |bound: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % bound
-    };
+    let mut draw = draws(seed);
     (0..steps)
         .map(|_| match draw(32) {
             0..15 => Step::Commit { commands: 1, value_len: draw(120) as usize },

@@ -8,25 +8,17 @@
 use hightower_segment::AppendMode;
 use hightower_segment::sim::{CrashPlan, SimFs};
 
-use crate::world::{Step, World, setting, workload};
+use crate::sweep::crashes;
+use crate::world::{Step, World, workload};
 
 const STEPS: usize = 40;
 
 fn explore(mode: AppendMode) {
-    let wanted = setting("HIGHTOWER_TEST_STATES", 20_000).div_ceil(2);
-    let first = setting("HIGHTOWER_TEST_SEED", 0);
-    let (mut visited, mut workloads) = (0, 0);
-    for seed in first.. {
+    crashes("log", mode, 20_000, |seed, plan| {
         let mut world = World::new(SimFs::new(), mode, seed);
         world.run(&workload(seed, STEPS)).unwrap();
-        let plan = CrashPlan { exhaustive_limit: 64, samples: 12, seed };
-        workloads += 1;
-        visited += world.explore(plan).unwrap_or_else(|error| panic!("seed {seed}, {mode:?}: {error}"));
-        if visited >= wanted {
-            break;
-        }
-    }
-    println!("log, {mode:?}: {visited} crash states of {workloads} workloads from seed {first}, 0 violations");
+        world.explore(plan)
+    });
 }
 
 #[test]

@@ -5,7 +5,8 @@
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 use hightower_segment::{AppendMode, SegmentError};
 
-use crate::world::{Content, Step, World, open, setting, workload};
+use crate::sweep::faults;
+use crate::world::{Content, Step, World, open, workload};
 
 const STEPS: usize = 25;
 
@@ -68,20 +69,7 @@ fn check(world: &World, kind: FaultKind) -> Result<(), String> {
 }
 
 fn sweep(kind: FaultKind) {
-    let (first, cases) = (setting("HIGHTOWER_TEST_SEED", 100), setting("HIGHTOWER_TEST_CASES", 1));
-    let mut runs = 0;
-    for seed in first..first + cases {
-        for mode in [AppendMode::Mapped, AppendMode::Positioned] {
-            for at_call in 0..calls(seed, mode) {
-                for lasting in [false, true] {
-                    let fault = Fault { kind, at_call, lasting };
-                    runs += 1;
-                    run(seed, mode, fault).unwrap_or_else(|error| panic!("seed {seed}, {mode:?}, {fault:?}: {error}"));
-                }
-            }
-        }
-    }
-    println!("log, {kind:?}: {runs} single faults in {cases} workloads from seed {first}, 0 violations");
+    faults("log", kind, calls, run);
 }
 
 #[test]

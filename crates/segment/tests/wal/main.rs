@@ -15,4 +15,6 @@ mod faults;
 mod golden;
 mod life;
 mod model;
+#[path = "../common/sweep.rs"]
+mod sweep;
 mod world;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use hightower_segment::sim::{SeededEntropy, SimFs};
 use hightower_segment::{AppendMode, RealFs, StoreOptions, Wal};
 
-use crate::world::{Content, Step, World, setting, workload};
+use crate::sweep::setting;
+use crate::world::{Content, Step, World, workload};
 
 /// The world compares after each step.
 #[test]
@@ -23,7 +24,7 @@ fn the_log_is_the_vector_after_every_step() {
 }
 
 #[test]
-fn so_it_is_on_real_files() {
+fn the_log_is_the_vector_on_real_files() {
     for seed in 1000..1000 + setting("HIGHTOWER_TEST_CASES", 3) {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions {

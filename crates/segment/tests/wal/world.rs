@@ -7,6 +7,8 @@ use std::sync::Arc;
 use hightower_segment::sim::{Choice, CrashPlan, CrashPoint, SeededEntropy, SimFs};
 use hightower_segment::{AppendMode, Fs, SegmentError, StoreOptions, Wal, WalRecovery};
 
+use crate::sweep::{self, draws};
+
 pub const DIR: &str = "/data/log";
 
 /// One step of a workload.
@@ -90,11 +92,6 @@ pub struct World {
     /// False while devices lie or flip bits: then durable entries may be lost without a fault of
     /// the log.
     pub is_trusted: bool,
-}
-
-/// A number from the environment, or the default.
-pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 pub fn options(mode: AppendMode, seed: u64) -> StoreOptions {
@@ -246,23 +243,12 @@ impl World {
 
     /// Visits crash states until one breaks a promise. Returns the number of visited ones.
     pub fn explore(&self, plan: CrashPlan) -> Result<u64, String> {
-        let mut visited = 0;
-        for state in self.fs.crash_states(plan) {
-            visited += 1;
-            let deep = visited % 16 == 0;
-            self.check(&state.fs, state.point, deep).map_err(|error| format!("crash {}: {error}", state.point))?;
-        }
-        Ok(visited)
+        sweep::explore(&self.fs, plan, |fs, point, deep| self.check(fs, point, deep))
     }
 
     /// Visits the crash states at the end of the workload.
     pub fn explore_end(&self, plan: CrashPlan) -> Result<(), String> {
-        let end = self.fs.op_count();
-        for state in self.fs.crash_states_at(end, plan) {
-            self.check(&state.fs, state.point, false).map_err(|error| format!("crash {}: {error}", state.point))?;
-        }
-        let point = CrashPoint { op: end, choice: Choice::Everything };
-        self.check(&self.fs.after_kill(), point, true).map_err(|error| format!("kill: {error}"))
+        sweep::explore_end(&self.fs, plan, |fs, point, deep| self.check(fs, point, deep))
     }
 }
 
@@ -275,11 +261,7 @@ fn entry(number: u64, len: usize) -> Vec<u8> {
 
 /// A workload drawn from a seed.
 pub fn workload(seed: u64, steps: usize) -> Vec<Step> {
-    let mut state = seed;
-    let mut draw = |bound: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % bound
-    };
+    let mut draw = draws(seed);
     (0..steps)
         .map(|_| match draw(32) {
             0..18 => Step::Append { len: draw(120) as usize },
