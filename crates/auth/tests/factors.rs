@@ -165,7 +165,8 @@ fn guesses_at_codes_are_delayed_as_those_at_passwords() {
     let enrolment = with_totp(&auth, &clock, &id);
     let mut checked = 0;
     for n in 0..100 {
-        let (token, _) = half(&auth); // with the password an attacker gets any number of these
+        // An attacker who has the password can begin any number of logins.
+        let (token, _) = half(&auth);
         match auth.complete_login(&token, &format!("{n:06}")).unwrap() {
             Login::Refused => checked += 1,
             Login::Delayed { retry_after_ms } => assert!(retry_after_ms > 0),
@@ -237,7 +238,7 @@ fn a_second_factor_is_required_from_everyone_from_roles_and_by_name() {
     let (_, token) = whole(auth.login("alice", PASSWORD).unwrap());
     auth.set_role("auditor", &[]).unwrap();
     auth.set_user_roles(&id, &["auditor".to_owned()]).unwrap();
-    assert!(auth.authenticate_session(&token).unwrap().is_none(), "a new role requires it");
+    assert!(auth.authenticate_session(&token).unwrap().is_none(), "the new role requires a second factor");
     auth.set_factor_policy(&off).unwrap();
     auth.require_second_factor(&id, true).unwrap();
     assert!(auth.factor_status(&id).unwrap().required);

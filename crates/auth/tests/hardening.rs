@@ -223,7 +223,7 @@ fn a_reset_forgets_the_sources_that_were_trusted() {
 }
 
 #[test]
-fn senseless_options_are_refused() {
+fn invalid_options_are_refused() {
     let clock = support::clock();
     let good = options(&clock);
     for bad in [

@@ -46,7 +46,7 @@ fn log_in(auth: &Service, source: &str) {
 }
 
 #[test]
-fn the_listener_hears_what_is_committed() {
+fn the_listener_receives_committed_entries() {
     let (ear, auth) = listened(None);
     let alice = auth.create_user("alice", PASSWORD).unwrap();
     log_in(&auth, "192.0.2.7");

@@ -132,7 +132,7 @@ fn batches_fit_whole_or_not_at_all() {
 
 /// A command with an explicit version may be stale: such a delete makes no room.
 #[test]
-fn submitted_versions_do_not_get_round_it() {
+fn submitted_versions_do_not_bypass_quotas() {
     let directory = tempfile::tempdir().unwrap();
     let engine = SingleNodeEngine::with_config(StoreConfig::at(directory.path())).unwrap();
     let auth = service_on(Arc::new(engine), &support::clock());
@@ -386,7 +386,7 @@ fn nobody_gives_away_more_than_their_quota() {
 }
 
 #[test]
-fn quotas_without_sense_are_refused() {
+fn invalid_quotas_are_refused() {
     assert!(Quota::new(None, None).is_err());
     let quota = Quota::new(Some(0), None).unwrap();
     let read = Grant::new([Action::Read], KeyRange::all()).unwrap();

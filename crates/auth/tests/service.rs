@@ -28,7 +28,7 @@ fn intact(auth: &Service) -> u64 {
 }
 
 #[test]
-fn users_live_through_their_whole_life() {
+fn a_user_from_creation_to_deletion() {
     let (_, _, auth) = service();
     let user = auth.create_user_with_metadata(" Alice ", PASSWORD, Some(b"notes")).unwrap();
     assert_eq!(user.username, "Alice");
@@ -387,7 +387,7 @@ fn the_authorized_engine_checks_every_operation() {
 }
 
 #[test]
-fn what_is_taken_away_is_gone_at_once() {
+fn revoked_rights_end_at_once() {
     let (_, clock, auth) = service();
     let grant = [Grant::new([Action::Write], KeyRange::all()).unwrap()];
     let view = view(&auth, "writer", &grant);

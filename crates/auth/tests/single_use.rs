@@ -101,7 +101,7 @@ fn a_token_is_for_one_purpose_and_one_subject() {
 }
 
 #[test]
-fn there_are_at_most_so_many_and_what_expired_goes() {
+fn the_number_of_tokens_is_limited_and_expired_ones_are_removed() {
     let (engine, clock, auth) = service();
     let id = alice(&auth);
     let invitation = auth.issue_invitation(&id).unwrap().1;

@@ -66,7 +66,7 @@ fn damage(tool: &Tool, dir: &str) {
 }
 
 #[test]
-fn what_is_whole_is_saved() {
+fn salvage_copies_all_intact_records() {
     let (tool, records) = filled();
     tool.ok(["compact"]);
     assert!(tool.ok(["salvage", "whole"]).starts_with("no damage: 2,000 keys"));
@@ -86,7 +86,7 @@ fn what_is_whole_is_saved() {
 }
 
 #[test]
-fn the_log_as_it_stands() {
+fn dump_shows_overwritten_and_deleted_records() {
     let tool = Tool::new();
     tool.ok(["put", "a", "1"]);
     tool.ok(["put", "a", "22"]);
@@ -111,7 +111,7 @@ fn the_log_as_it_stands() {
 }
 
 #[test]
-fn verbs_that_need_the_files_are_not_for_a_shell() {
+fn verbs_that_need_closed_files_fail_in_the_shell() {
     let (tool, _) = filled();
     let shell = tool.run_with_input(["shell"], b"backup copy\ncheck\n");
     assert!(shell.err.contains("leave the shell first"), "{}", shell.err);

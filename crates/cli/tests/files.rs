@@ -96,7 +96,7 @@ fn a_malformed_line_is_named_and_what_came_before_stays() {
 }
 
 #[test]
-fn killed_in_mid_import_and_imported_again() {
+fn an_import_completes_a_killed_import() {
     let tool = Tool::new();
     let text = generated(20_000);
     let mut child = start_import(&tool);
@@ -108,7 +108,7 @@ fn killed_in_mid_import_and_imported_again() {
     let records = kept.split(|byte| *byte == b'\n').count() - 1;
     assert!(
         (1000..20_000).contains(&records) && records.is_multiple_of(1000),
-        "{records} is no number of whole batches"
+        "{records} records are not a number of whole batches"
     );
     let head: Vec<u8> = text.split_inclusive(|byte| *byte == b'\n').take(records).collect::<Vec<_>>().concat();
     assert!(kept == sorted(&head), "the imported records are not the first {records} lines");
@@ -120,7 +120,7 @@ fn killed_in_mid_import_and_imported_again() {
 }
 
 #[test]
-fn a_writer_has_the_store_for_itself() {
+fn a_writer_excludes_other_processes() {
     let tool = Tool::new();
     let mut child = start_import(&tool);
     feed(&mut child, &generated(3000));
@@ -153,7 +153,7 @@ fn ctrl_c_closes_the_store() {
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let tool = Tool::new();
     tool.write("in.tsv", generated(20_000));
     tool.ok(["import", "in.tsv"]);

@@ -82,7 +82,7 @@ fn what_changes_something_makes_no_store() {
 }
 
 #[test]
-fn who_looks_where_no_store_is_hears_how_to_name_one() {
+fn reading_a_missing_store_says_how_to_name_one() {
     let tool = Tool::new();
     for verb in
         [&["get", "k"][..], &["stats"], &["check"], &["dump"], &["salvage", "saved"], &["export"], &["backup", "b"]]
@@ -95,7 +95,7 @@ fn who_looks_where_no_store_is_hears_how_to_name_one() {
 }
 
 #[test]
-fn a_file_is_no_store() {
+fn a_file_is_refused_as_a_store() {
     let tool = Tool::new();
     tool.write("file", "x");
     for verb in [&["get", "k"][..], &["put", "k", "v"], &["stats"], &["shell"]] {
@@ -115,7 +115,7 @@ fn times_are_numbers_of_one_kind() {
 }
 
 #[test]
-fn too_long_is_told_before_a_store_is_made() {
+fn limits_are_checked_before_a_store_is_created() {
     let tool = Tool::new();
     tool.run(["put", &"k".repeat(65_536), "v"]).fails(2, "the key has 65536 bytes: it must have 1 to 65535");
     tool.run(["put", "", "v"]).fails(2, "the key has 0 bytes");

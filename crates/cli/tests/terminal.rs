@@ -54,7 +54,7 @@ fn ctrl_c_at_a_password_leaves_the_shell_alive() {
 }
 
 #[test]
-fn what_cannot_be_undone_is_asked_first() {
+fn irreversible_verbs_ask_first() {
     let tool = Tool::new();
     let mut shell = shell(&tool);
     shell.send_line("auth role define operator read:all").unwrap();

@@ -136,7 +136,7 @@ fn reading_changes_nothing() {
 }
 
 #[test]
-fn a_store_that_is_not_there() {
+fn a_missing_store() {
     let tool = Tool::new();
     for verb in [
         &["get", "k"][..],
@@ -187,7 +187,7 @@ fn damage_is_found_and_named() {
 }
 
 #[test]
-fn a_segment_that_is_not_there() {
+fn a_missing_segment() {
     let tool = Tool::new();
     tool.ok(["put", "k", "v"]);
     assert_eq!(tool.ok(["dump", "--segment", "1"]).lines().count(), 1);

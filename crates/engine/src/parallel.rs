@@ -75,7 +75,7 @@ mod tests {
     use super::in_pieces;
 
     #[test]
-    fn every_piece_is_done_once_and_in_its_place() {
+    fn results_are_in_the_order_of_the_pieces() {
         for count in [0, 1, 2, 1000] {
             let mut calls = 0;
             let squares = in_pieces(

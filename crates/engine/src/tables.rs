@@ -75,7 +75,7 @@ impl OpenTables {
         self.newest_first.iter().map(stats).collect()
     }
 
-    /// Keys, ascending, that divide all tables into ranges of about `keys_per_range` keys.
+    /// Ascending keys that divide all tables into ranges of about `keys_per_range` keys.
     pub(crate) fn cuts(&self, keys_per_range: u64) -> Result<Vec<Vec<u8>>, TableError> {
         let mut cuts = Vec::new();
         for table in &self.newest_first {

@@ -1,4 +1,4 @@
-//! The rules of a [`Fs`], as checks for a test of its author: [`check_fs`].
+//! Checks of an implementation of [`Fs`], for its author's tests: [`check_fs`].
 //!
 //! They cover the promises that a store relies on while the process lives. A process cannot check
 //! whether synced bytes survive power loss; for that the tests of this crate use a simulated file
@@ -33,10 +33,10 @@ type Check = fn(&dyn Dir) -> Checked;
 const CHECKS: [(&str, Check); 9] = [
     ("a name is created once", created_once),
     ("reads return the bytes at the offset of their write, and none past the end", bytes_stay),
-    ("a file is cut and made longer by zeros", lengths),
+    ("a file can be truncated, and extended by zeros", lengths),
     ("allocating makes a file longer and changes no byte", allocating),
-    ("a rename replaces what had the name", renaming),
-    ("a removed file stays whole for who has it open", removing),
+    ("a rename replaces the file with the new name", renaming),
+    ("a removed file stays readable through an open handle", removing),
     ("a hard link is a second name", linking),
     ("maps and positioned access see the same bytes", mapping),
     ("a name is one path component", one_component),
@@ -49,7 +49,7 @@ type FsCheck = fn(&dyn Fs, &Path, RenameDir<'_>) -> Checked;
 
 const FS_CHECKS: [(&str, FsCheck); 2] = [
     ("an exclusive lock keeps others out until it is dropped", locking),
-    ("a handle stays with its directory, whatever becomes of the name", moving),
+    ("a handle stays with its directory when the directory's name changes", moving),
 ];
 
 /// Checks a file system in one of its empty directories; the error is the first broken promise.
@@ -265,7 +265,7 @@ mod tests {
 
     /// Breaks one promise.
     #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Fault {
+    enum BrokenPromise {
         /// Renames by linking, which keeps the old name.
         KeepsNames,
         /// Resolves its path at each use.
@@ -273,14 +273,18 @@ mod tests {
     }
 
     #[derive(Debug)]
-    struct Faulty(SimFs, Fault);
+    struct Faulty(SimFs, BrokenPromise);
 
     #[derive(Debug)]
     struct FaultyDir(Faulty, Arc<dyn Dir>);
 
     impl FaultyDir {
         fn dir(&self) -> io::Result<Arc<dyn Dir>> {
-            if self.0.1 == Fault::ResolvesAgain { self.0.0.open_dir(self.1.path()) } else { Ok(Arc::clone(&self.1)) }
+            if self.0.1 == BrokenPromise::ResolvesAgain {
+                self.0.0.open_dir(self.1.path())
+            } else {
+                Ok(Arc::clone(&self.1))
+            }
         }
     }
 
@@ -304,7 +308,7 @@ mod tests {
             self.dir()?.open(name, access)
         }
         fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            if self.0.1 != Fault::KeepsNames {
+            if self.0.1 != BrokenPromise::KeepsNames {
                 return self.dir()?.rename(from, to);
             }
             let dir = self.dir()?;
@@ -344,8 +348,8 @@ mod tests {
     #[test]
     fn one_that_breaks_a_promise_does_not() {
         let faults = [
-            (Fault::KeepsNames, "a rename replaces what had the name"),
-            (Fault::ResolvesAgain, "a handle stays with its directory, whatever becomes of the name"),
+            (BrokenPromise::KeepsNames, "a rename replaces the file with the new name"),
+            (BrokenPromise::ResolvesAgain, "a handle stays with its directory when the directory's name changes"),
         ];
         for (fault, check) in faults {
             let fs = Faulty(SimFs::new(), fault);

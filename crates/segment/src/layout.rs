@@ -10,15 +10,15 @@ pub(crate) const FIRST_RECORD_AT: u32 = SegmentHeader::LEN as u32;
 pub(crate) const SEAL_LEN_BYTES: u32 = MAX_HEAD_LEN_BYTES as u32;
 /// Bytes of a segment besides its commits.
 pub(crate) const OVERHEAD_BYTES: u32 = FIRST_RECORD_AT + SEAL_LEN_BYTES;
-/// The least length of a commit, so that seqs cannot run out within a segment. No record is
+/// The minimum length of a commit, so that seqs cannot run out within a segment. No record is
 /// shorter: a head with the narrowest numbers, and one byte of key.
 pub(crate) const SHORTEST_COMMIT_BYTES: u32 = 16;
-/// File systems hand out room in blocks.
+/// The unit in which file systems allocate room.
 pub(crate) const BLOCK_LEN_BYTES: u64 = 4096;
-/// The lower limit of a segment's length, on the smallest device too.
+/// The minimum length of a segment, even on the smallest device.
 pub(crate) const SHORT_LEN_BYTES: u32 = 16 << 10;
 
-/// The largest number of seqs that a segment of this size can hand out.
+/// The maximum number of seqs that a segment of this size can assign.
 pub(crate) fn seq_span(capacity_bytes: u32) -> u64 {
     u64::from(capacity_bytes / SHORTEST_COMMIT_BYTES) + 1
 }

@@ -34,7 +34,8 @@ pub(crate) struct FileLengths {
     next: AtomicU32,
     /// The length of the longest segment in bytes, without segments for a single long commit.
     longest: AtomicU32,
-    /// The room that the device needs for the creation of a file, in bytes, when it was last asked.
+    /// The free room that the device requires for the creation of a file, in bytes, as of the last
+    /// query.
     for_names: AtomicU64,
 }
 
@@ -67,7 +68,8 @@ impl FileLengths {
         Ok(room)
     }
 
-    /// The room that the device needs for the creation of a file, in bytes, when it was last asked.
+    /// The free room that the device requires for the creation of a file, in bytes, as of the last
+    /// query.
     pub(crate) fn for_names(&self) -> u64 {
         if planted("new_files_need_no_room") { 0 } else { self.for_names.load(Ordering::Relaxed) }
     }

@@ -1,5 +1,5 @@
-//! The files of a Hightower KV store: segments that are appended to, a manifest that names them,
-//! and the rules that bring both back after a crash.
+//! The files of a Hightower KV store: append-only segments, a manifest that names them, and the
+//! rules of their recovery after a crash.
 //!
 //! A store is a directory of *segments*, each an append-only file of records (see
 //! [`hightower_log`]), and a *manifest* that names them. This crate does not interpret keys and

@@ -22,7 +22,7 @@ use crate::names::is_table_name;
 /// file open for writing; and those of the system.
 pub fn map_table(dir: &dyn Dir, name: &str) -> io::Result<Mapping> {
     if !is_table_name(name) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a table")));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is not the name of a table")));
     }
     let file = dir.open(name, Access::Read)?;
     let len = usize::try_from(file.metadata()?.len_bytes).map_err(io::Error::other)?;

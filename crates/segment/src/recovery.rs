@@ -297,7 +297,7 @@ impl Survey {
             let counts = index <= end || planted("keep_later_segments");
             self.settle(dir, found, &tail, counts, intent)?;
         }
-        // If the numbers run out, none is left, which is better than a duplicate.
+        // If the numbers run out, the store can assign no more, which is better than a duplicate.
         let undone = if planted("version_floor_ignored") { 0 } else { undone };
         self.report.version_floor = self.report.max_version.saturating_add(undone);
         Ok(())

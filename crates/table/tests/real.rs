@@ -38,7 +38,7 @@ fn a_table_of_many_pieces_is_read_back_from_real_files() {
 }
 
 #[test]
-fn what_is_no_table_is_refused() {
+fn files_that_are_not_tables_are_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = RealFs.open_dir(scratch.path()).unwrap();
     for (name, bytes) in [("empty.tbl", vec![]), ("zeros.tbl", vec![0; 5000]), ("short.tbl", b"HTKVTBL\n".to_vec())] {
@@ -51,15 +51,15 @@ fn what_is_no_table_is_refused() {
     assert!(matches!(TableReader::open(dir.as_ref(), "missing.tbl"), Err(TableError::Io { .. })));
 }
 
-/// A memtable whose iteration cannot fail.
+/// A memtable whose iteration cannot fail: its entries in descending order, then a dummy. The last
+/// one is current.
 struct Memtable(Vec<(Vec<u8>, TableEntry)>);
 
 impl MergeSource for Memtable {
     type Error = Infallible;
 
     fn advance(&mut self) -> Result<bool, Infallible> {
-        // The last element is the current entry. The first call removes an extra one: the empty
-        // key.
+        // The first call removes the dummy.
         self.0.pop();
         Ok(!self.0.is_empty())
     }

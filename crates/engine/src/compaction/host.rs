@@ -279,7 +279,7 @@ fn learned_by_commit(timestamp: i64, began_ms: i64, ended_ms: i64) -> i64 {
 
 /// The time at which the store learned of a tombstone that compaction has moved. It was before the
 /// move; only the tombstone's timestamp says how long before. If its grace had passed by then,
-/// compaction should have dropped the tombstone: it did not believe the timestamp, or had to keep
+/// compaction should have dropped the tombstone: it did not trust the timestamp, or had to keep
 /// the tombstone. So the grace starts with the move.
 fn learned_by_compaction(timestamp: i64, moved_ms: i64, grace: Duration) -> i64 {
     if timestamp > moved_ms || age(moved_ms, timestamp) >= grace { moved_ms } else { timestamp }
