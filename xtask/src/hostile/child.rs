@@ -1,4 +1,4 @@
-//! The process of one round.
+//! The child process of one round.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +32,6 @@ pub(crate) fn enter(options: &RoundOptions) -> Result<()> {
         std::process::exit(1);
     }
     watch::figures().iter().for_each(|line| println!("{line}"));
-    // What a storm has leaked on purpose ends here.
+    // This ends whatever a storm has leaked on purpose.
     std::process::exit(0);
 }

@@ -5,26 +5,26 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, Result};
 
-/// What is hostile in a round.
+/// The hostile part of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Threads that call everything at any time, closing and dropping included.
+    /// Threads that call every operation at any time, including close and drop.
     Callers,
     /// Calls from within callbacks, and callbacks that panic.
     Callbacks,
-    /// Versions, timestamps and clocks of all values.
+    /// Versions, timestamps and clocks with any value.
     Numbers,
-    /// Snapshots, iterators and values that outlive what they were taken from.
+    /// Snapshots, iterators and values that outlive their source.
     Held,
-    /// The directory moved, replaced, removed; the working directory changed.
+    /// A directory that is moved, replaced or removed; a changed working directory.
     Directory,
-    /// Kills, children started meanwhile, forks.
+    /// Kills, child processes started at the same time, forks.
     Processes,
-    /// Descriptors, threads and memory limited for a while.
+    /// Temporary limits on descriptors, threads and memory.
     Limits,
-    /// Small devices, full ones, new life there.
+    /// Small devices, full devices, and opens on them.
     Devices,
-    /// Files and directories of others in every place.
+    /// Foreign files and directories in every place.
     Foreign,
 }
 

@@ -1,4 +1,4 @@
-//! The kinds of hostility, each with a file of its own.
+//! The kinds of hostility, one file each.
 
 mod callbacks;
 mod callers;
@@ -15,7 +15,7 @@ use anyhow::Result;
 use super::kind::Kind;
 use super::round::Round;
 
-/// Runs a round of its plan's kind.
+/// Runs a round of the plan's kind.
 pub(super) fn run(round: &Round) -> Result<()> {
     match round.plan.kind {
         Kind::Callers => callers::run(round),

@@ -1,12 +1,12 @@
-//! The oracle: what each key may hold, given all calls that were begun, and what came of them.
+//! The oracle: the possible values of each key, given all begun calls and their outcomes.
 //!
-//! Every write has a number of its own, which its value carries. A read names the write that it
-//! saw, and is refused if that write was never made, has had no effect, or was overtaken for
-//! certain before the read began. Nothing here looks at time: stamps come from one counter, taken
-//! before a call and after it, so that only calls that did not overlap have an order.
+//! Every write has a number, which its value contains. A read thus names the write that it saw. It
+//! is a violation if that write was never made, had no effect, or was certainly overtaken before
+//! the read began. The model uses no time: stamps come from one counter, taken before and after
+//! each call, so only calls that did not overlap have an order.
 //!
-//! A journal makes the model outlive its process: each write is noted there before its call and
-//! after it.
+//! A journal lets the model outlive its process: each write is recorded there before and after its
+//! call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -21,25 +21,25 @@ use hightower_engine::{ApplyOutcome, limits};
 use super::random::mix;
 use super::watch::lock;
 
-/// Versions from here on are refused to callers.
+/// Callers' versions from this one on are refused.
 pub(super) const CEILING: u64 = limits::MAX_SUBMITTED_VERSION + 1;
-/// Past that number of writes of a key, those are forgotten that no read can see any more.
+/// If a key has more writes than this, the model forgets those that no read can see any more.
 const PRUNE_AT: usize = 40;
 
-/// What a write does to each of its keys.
+/// The effect of a write on each of its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) is_set: bool,
-    /// The version that the caller chose; `None` if the engine does.
+    /// The caller's version; `None` if the engine assigns one.
     pub(super) given: Option<u64>,
 }
 
-/// What came of a write for one key.
+/// The outcome of a write for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// It is not known: the call has not returned, or with an error that leaves it open.
+    /// Unknown: the call has not returned, or has returned an error that leaves the outcome open.
     Unknown,
-    /// It was refused, or is stale.
+    /// It was refused, or it is stale.
     None,
     /// It took effect.
     Applied,
@@ -53,17 +53,17 @@ struct Written {
     began: u64,
     /// `u64::MAX` while it may still take effect.
     ended: u64,
-    /// When the call returned, whatever it returned.
+    /// The stamp of the return of the call, with any result.
     returned: u64,
     effect: Effect,
 }
 
 impl Written {
-    /// Whether `self` is certain to win over `other`.
+    /// Whether `self` certainly wins over `other`.
     fn is_newer_than(&self, other: &Self) -> bool {
         match (self.version, other.version) {
             (Some(mine), Some(others)) => mine > others,
-            // The engine gives a version above all that it has seen.
+            // The engine assigns a version above all that it has seen.
             _ => self.change.given.is_none() && other.ended < self.began,
         }
     }
@@ -76,20 +76,20 @@ pub(super) struct Pending {
     keys: Vec<String>,
 }
 
-/// All that is known of a store's content.
+/// The known facts about a store's content.
 #[derive(Debug)]
 pub(super) struct Model {
     stamps: AtomicU64,
     numbers: AtomicU64,
     keys: BTreeMap<String, Mutex<Vec<Written>>>,
-    /// How long the longest values are.
+    /// Length of the longest values.
     max_value_len: u64,
     journal: Option<Mutex<File>>,
-    /// The stamps of reads that run: what they may see is not forgotten.
+    /// The stamps of running reads: the model keeps everything that they may see.
     reads: Mutex<BTreeMap<u64, u64>>,
-    /// Versions that a committed batch has required of a key, and thereby replaced.
+    /// Versions of a key that a committed batch has required and replaced.
     taken: Mutex<BTreeSet<(String, u64)>>,
-    /// Tombstones may be forgotten, since the clock has gone past their grace.
+    /// Tombstones may be forgotten, because the clock has passed the end of their grace.
     pub(super) forgets_tombstones: AtomicBool,
 }
 
@@ -107,10 +107,10 @@ impl Model {
         }
     }
 
-    /// The same model, which also takes up what is in the journal, and continues it.
+    /// The same model, which also reads the journal and continues it.
     pub(super) fn with_journal(mut self, path: &Path) -> Result<Self> {
         let known = std::fs::read_to_string(path).unwrap_or_default();
-        // A kill may have cut the last line short.
+        // A kill may have cut off the last line.
         for line in known.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             self.take_up(line).with_context(|| format!("the journal says {line:?}"))?;
         }
@@ -146,9 +146,10 @@ impl Model {
                     self.end(&pending, &[(what, effect[2].parse().ok())])
                 })?;
             }
-            // Another process has begun: what the one before it did not end has been or has not.
+            // Another process has begun: calls that the previous one did not end have had an effect
+            // or not.
             ["s"] => self.settle_all(),
-            // Cut short by a kill, and ended by the next writer.
+            // Cut off by a kill, and completed by the next writer.
             _ => {}
         }
         Ok(())
@@ -156,7 +157,7 @@ impl Model {
 
     fn tell(&self, line: &str) -> Result<()> {
         let Some(journal) = &self.journal else { return Ok(()) };
-        // One write: what another process reads of it is whole, or cut short by a kill.
+        // One write call, so that another process reads it whole, or cut off by a kill.
         lock(journal).write_all(format!("{line}\n").as_bytes()).context("write the journal")
     }
 
@@ -168,7 +169,7 @@ impl Model {
         self.keys.keys()
     }
 
-    /// The value that a write of this number gives.
+    /// The value of the write with this number.
     pub(super) fn value(&self, number: u64) -> Vec<u8> {
         let spread = mix(number);
         let longest = if spread.is_multiple_of(16) { self.max_value_len } else { (self.max_value_len / 8).min(900) };
@@ -178,14 +179,14 @@ impl Model {
         value
     }
 
-    /// The number of the write that gave this value.
+    /// The number of the write with this value.
     pub(super) fn number_of(&self, value: &[u8]) -> Result<u64> {
         let number = u64::from_le_bytes(value.first_chunk().copied().context("a value shorter than any written")?);
         ensure!(value == self.value(number), "the value of write {number} is not what was written");
         Ok(number)
     }
 
-    /// To be called before the call that writes.
+    /// Call this before the write.
     pub(super) fn begin(&self, keys: Vec<String>, change: Change) -> Result<Pending> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let kind = if change.is_set { "set" } else { "delete" };
@@ -211,8 +212,8 @@ impl Model {
         Ok(Pending { number, keys })
     }
 
-    /// To be called after the call has returned, with what came of it for each key, and the version
-    /// if it was given.
+    /// Call this after the return of the write, with its outcome for each key, and its version if
+    /// it is known.
     pub(super) fn end(&self, pending: &Pending, effects: &[(Effect, Option<u64>)]) -> Result<()> {
         let ended = self.stamp();
         let horizon = lock(&self.reads).first_key_value().map_or(ended, |(oldest, _)| *oldest);
@@ -220,7 +221,7 @@ impl Model {
         for (key, (effect, version)) in pending.keys.iter().zip(effects) {
             let mut history = lock(self.history(key)?);
             let written = history.iter_mut().find(|written| written.number == pending.number);
-            // Forgotten already if it was overtaken meanwhile.
+            // It is already forgotten if it was overtaken meanwhile.
             if let Some(written) = written {
                 written.effect = *effect;
                 written.returned = ended;
@@ -237,7 +238,7 @@ impl Model {
         self.tell(&line)
     }
 
-    /// Ends a write of one key by the outcome that the engine gave, which is checked too.
+    /// Ends a write of one key with the engine's outcome, which is also checked.
     pub(super) fn end_with(&self, pending: &Pending, outcomes: &[ApplyOutcome], versions: &[u64]) -> Result<()> {
         ensure!(outcomes.len() == pending.keys.len(), "{} outcomes for {} keys", outcomes.len(), pending.keys.len());
         let mut effects = Vec::new();
@@ -257,7 +258,7 @@ impl Model {
         let expected = if mine.change.is_set { ApplyOutcome::Applied } else { ApplyOutcome::Removed };
         ensure!(outcome == expected || outcome == ApplyOutcome::IgnoredStale, "that is of another kind of command");
         let Some(given) = mine.change.given else {
-            // It is committed with a version above every one that the store has seen.
+            // It is committed with a version above all versions that the store has seen.
             ensure!(outcome == expected, "a version of the engine's choice is never stale");
             if let Some(version) = version {
                 let above = history.iter().find(|other| {
@@ -275,7 +276,7 @@ impl Model {
             ensure!(others().any(can_overtake), "nothing has overtaken version {given}");
             return Ok(());
         }
-        // A tombstone that may be forgotten takes with it what it has overtaken.
+        // A tombstone that may be forgotten hides no write that it has overtaken any more.
         let is_forgetful = self.forgets_tombstones.load(Ordering::Relaxed);
         let deletes = is_forgetful && others().any(|other| !other.change.is_set);
         let above = others().find(|other| {
@@ -286,8 +287,8 @@ impl Model {
         Ok(())
     }
 
-    /// A batch was committed that required this version of a key. Gives whether it is the first
-    /// one.
+    /// Records that a committed batch has required this version of a key. Returns whether it is the
+    /// first such batch.
     pub(super) fn take_version(&self, key: &str, version: u64) -> bool {
         lock(&self.taken).insert((key.to_owned(), version))
     }
@@ -296,7 +297,7 @@ impl Model {
         self.keys.get(key).with_context(|| format!("nobody has written {key:?}"))
     }
 
-    /// To be called before the call that reads.
+    /// Call this before the read.
     pub(super) fn read(&self) -> Reading<'_> {
         let mut reads = lock(&self.reads);
         let began = self.stamp();
@@ -304,8 +305,8 @@ impl Model {
         Reading { model: self, began }
     }
 
-    /// What a call that failed has left open can happen no more: the store was closed since, and
-    /// opened.
+    /// The store was closed and opened since: failed calls with an open outcome have no later
+    /// effect.
     pub(super) fn settle(&self) {
         let now = self.stamp();
         for history in self.keys.values() {
@@ -315,7 +316,8 @@ impl Model {
         }
     }
 
-    /// After the process that wrote is gone: calls that did not return have been or have not.
+    /// After the end of the writing process: each call that did not return has had an effect or
+    /// not.
     fn settle_all(&self) {
         let now = self.stamp();
         for history in self.keys.values() {
@@ -326,7 +328,8 @@ impl Model {
         }
     }
 
-    /// How many keys must have a value, and how many may have one. Exact while nobody writes.
+    /// The number of keys that must have a value, and of those that may have one. Exact while
+    /// nobody writes.
     pub(super) fn counts(&self) -> (usize, usize) {
         let (mut least, mut most) = (0, 0);
         for history in self.keys.values() {
@@ -346,7 +349,7 @@ impl Model {
     }
 }
 
-/// A read that has begun.
+/// A begun read.
 pub(super) struct Reading<'a> {
     model: &'a Model,
     began: u64,
@@ -359,7 +362,7 @@ impl Drop for Reading<'_> {
 }
 
 impl Reading<'_> {
-    /// To be called when the call has returned: checks what it gave.
+    /// Call this after the return of the read: checks its result.
     pub(super) fn check(&self, key: &str, seen: Option<&[u8]>, version: Option<u64>) -> Result<()> {
         self.check_seen(key, seen, version).map_err(|error| {
             let history = self.model.history(key).map(|history| lock(history).clone()).unwrap_or_default();
@@ -379,7 +382,7 @@ impl Reading<'_> {
             history.iter().find(is_over).cloned()
         };
         let Some(number) = number else {
-            // Absent: it never was, or a delete took it away.
+            // Absent: it never existed, or a delete removed it.
             let deletes = history.iter().filter(|written| !written.change.is_set);
             if deletes.into_iter().any(|delete| overtaken_by(Some(delete)).is_none()) {
                 return Ok(());
@@ -403,7 +406,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// That a key has a value or none.
+    /// Checks that a key has a value, or has none.
     pub(super) fn check_presence(&self, key: &str, is_there: bool) -> Result<()> {
         if !is_there {
             return self.check(key, None, None);
@@ -422,7 +425,8 @@ fn word(effect: Effect) -> &'static str {
     }
 }
 
-/// Forgets what no read that runs can see: what was overtaken before the oldest of them began.
+/// Forgets the writes that no running read can see: those that were overtaken before the oldest
+/// read began.
 fn prune(history: &mut Vec<Written>, horizon: u64) {
     let winners: Vec<Written> = history
         .iter()

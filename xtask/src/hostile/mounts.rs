@@ -1,11 +1,11 @@
-//! File systems of a round's own: made, mounted, and unmounted whatever happens.
+//! A round's file systems: created, mounted, and unmounted in any case.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A mounted file system; it goes away with this.
+/// A mounted file system; dropping this unmounts it.
 #[derive(Debug)]
 pub(super) struct Mount {
     pub(super) dir: PathBuf,
@@ -13,12 +13,12 @@ pub(super) struct Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // The round's parent unmounts what is left.
+        // The round's parent unmounts the rest.
         let _unmounted = quietly("umount", &[&self.dir.display().to_string()]);
     }
 }
 
-/// Runs a program; what it says is the error's text.
+/// Runs a program; its output is the error's text.
 fn quietly(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program)
         .args(arguments)
@@ -30,7 +30,7 @@ fn quietly(program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The kinds of file systems that a round may be on.
+/// The kinds of file systems for a round.
 pub(super) const KINDS: &[&str] = &["tmpfs", "inodes", "ext4", "xfs", "btrfs", "overlay"];
 
 /// The directory below `parent` on which [`mount`] mounts a file system of this kind.
@@ -38,7 +38,7 @@ pub(super) fn mount_point(kind: &str, parent: &Path) -> PathBuf {
     parent.join(format!("mount-{kind}"))
 }
 
-/// Mounts a new, empty file system of `len_bytes`, as far as its kind can be so small.
+/// Mounts a new, empty file system of `len_bytes`, or of the minimum of its kind.
 pub(super) fn mount(kind: &str, parent: &Path, len_bytes: u64) -> Result<Mount> {
     let dir = mount_point(kind, parent);
     std::fs::create_dir_all(&dir)?;
@@ -89,7 +89,7 @@ pub(super) fn repair(mount: &Mount, parent: &Path) -> Result<()> {
     quietly("mount", &["-o", "loop", &image, &target])
 }
 
-/// How small a file system of this kind can be.
+/// The minimum length of a file system of this kind, in bytes.
 fn least_len_bytes(kind: &str) -> u64 {
     match kind {
         "xfs" => 300 << 20,
@@ -98,7 +98,7 @@ fn least_len_bytes(kind: &str) -> u64 {
     }
 }
 
-/// Unmounts all that a round has mounted, the last first.
+/// Unmounts all file systems of a round, the last one first.
 pub(super) fn unmount_below(dir: &Path) -> Result<()> {
     let mounted = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let below: Vec<&str> = mounted
@@ -107,8 +107,8 @@ pub(super) fn unmount_below(dir: &Path) -> Result<()> {
         .filter(|target| Path::new(target).starts_with(dir))
         .collect();
     for target in below.into_iter().rev() {
-        // Lazily, if something still uses it: it is gone from the tree, and goes away with its last
-        // user.
+        // Lazily if it is still in use: it disappears from the tree at once, and is released after
+        // its last use.
         if quietly("umount", &[target]).is_err() {
             quietly("umount", &["-l", target])?;
         }

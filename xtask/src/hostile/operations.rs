@@ -1,6 +1,6 @@
-//! The operations of storms, by name, and how often storms call them.
+//! The operations of storms, by name, with their frequencies.
 
-/// All operations by name, as `--replay` and the figures spell them.
+/// All operations, as `--replay` and the figures spell them.
 pub(super) const OPERATIONS: &[&str] = &[
     "put",
     "delete",
@@ -26,27 +26,27 @@ pub(super) const OPERATIONS: &[&str] = &[
     "limits",
     "close",
     "drop",
-    // Not calls, but what is special about some.
+    // Not calls, but special properties of some calls.
     TOGETHER,
     CLOSED_READS,
     CEILING_VERSIONS,
     UNSYNCED,
 ];
 
-/// Closing from several threads at once.
+/// Concurrent closes.
 pub(super) const TOGETHER: &str = "together";
-/// That reads fail, too, once the store is closed.
+/// Reads of a closed store, which fail.
 pub(super) const CLOSED_READS: &str = "closed_reads";
-/// Versions of callers from 2^63 on.
+/// Callers' versions from 2^63 on.
 pub(super) const CEILING_VERSIONS: &str = "ceiling";
 
 /// Writes that are acknowledged before they are synced.
 pub(super) const UNSYNCED: &str = "unsynced";
 
-/// How often which operation is called, against the others.
+/// The relative frequencies of the operations.
 pub(super) type Mix = &'static [(&'static str, u64)];
 
-/// Everything.
+/// All operations.
 pub(super) const ALL: Mix = &[
     ("put", 300),
     ("delete", 60),

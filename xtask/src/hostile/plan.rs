@@ -1,4 +1,4 @@
-//! What one round does: all of it follows from these few words, which also replay it.
+//! The plan of one round: these few words determine all of it, and replay it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,15 +10,15 @@ use super::kind::Kind;
 use super::operations::OPERATIONS;
 use super::random::Random;
 
-/// One round, as it is written: `callers:17:4:300` or `callers:17:4:300:put,close`.
+/// One round, written as `callers:17:4:300` or `callers:17:4:300:put,close`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(super) kind: Kind,
     pub(super) seed: u64,
     pub(super) threads: u64,
-    /// Of each thread.
+    /// Number of calls of each thread.
     pub(super) operations: u64,
-    /// Operations that are left out.
+    /// Excluded operations.
     pub(super) without: BTreeSet<String>,
 }
 
@@ -75,7 +75,7 @@ impl Plan {
         }
     }
 
-    /// Smaller rounds that may show the same, the smallest first.
+    /// Smaller rounds that may have the same finding, the smallest one first.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut plans = Vec::new();
         for operations in [self.operations / 8, self.operations / 2, self.operations * 3 / 4] {

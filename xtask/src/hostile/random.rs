@@ -1,6 +1,6 @@
 //! Numbers drawn from a seed: SplitMix64.
 
-/// A source of numbers; the same seed gives the same ones.
+/// A source of numbers; equal seeds have equal numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
@@ -29,7 +29,7 @@ impl Random {
         of[at].clone()
     }
 
-    /// Another source, for a thread of its own.
+    /// Another source, for one thread.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.next())
     }

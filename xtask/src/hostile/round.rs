@@ -1,5 +1,4 @@
-//! One round, in a process of its own: whatever it does to itself, or dies of, the next one begins
-//! anew.
+//! One round, in a separate process: whatever happens to it, the next round starts fresh.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,14 +11,14 @@ use anyhow::{Context, Result};
 use super::mounts;
 use super::plan::Plan;
 
-/// A round that takes longer is killed: its own watchdog may have died.
+/// A round that takes longer is killed: its own watchdog may have failed.
 const ROUND_LIMIT: Duration = Duration::from_secs(180);
 
-/// What a round has to do with.
+/// The environment of a round.
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) plan: Plan,
-    /// An empty directory, which goes away with the round.
+    /// An empty directory, which is removed after the round.
     pub(super) dir: PathBuf,
     pub(super) role: Option<String>,
 }
@@ -33,7 +32,7 @@ impl Round {
         self.dir.join("scratch")
     }
 
-    /// A child of this round, to be killed, limited, or sent elsewhere: the same plan in another
+    /// A child of this round, for kills, limits or another directory: the same plan in another
     /// role.
     pub(super) fn child(&self, role: &str) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -43,15 +42,15 @@ impl Round {
     }
 }
 
-/// What came of a round.
+/// The outcome of a round.
 pub(super) enum Outcome {
-    /// With its figures.
+    /// Passed, with its figures.
     Passed(Vec<String>),
-    /// With what it has said.
+    /// Failed, with its output.
     Failed(String),
 }
 
-/// Runs a round in a child, in a directory that is empty before and gone after it.
+/// Runs a round in a child, in an empty directory that is removed afterwards.
 pub(super) fn run(plan: &Plan, parent: &Path) -> Result<Outcome> {
     let dir = tempfile::Builder::new().prefix("hostile-").tempdir_in(parent)?;
     let said = dir.path().join("said");
@@ -75,7 +74,7 @@ pub(super) fn run(plan: &Plan, parent: &Path) -> Result<Outcome> {
         }
         sleep(Duration::from_millis(5));
     };
-    // With all that it has started.
+    // With all processes that it has started.
     let _killed = Command::new("kill")
         .args(["-KILL", "--", &format!("-{}", child.id())])
         .stderr(Stdio::null())
@@ -84,7 +83,7 @@ pub(super) fn run(plan: &Plan, parent: &Path) -> Result<Outcome> {
     child.wait()?;
     mounts::unmount_below(dir.path())?;
     let text = String::from_utf8_lossy(&std::fs::read(&said)?).into_owned();
-    // A round may have taken the permissions away.
+    // A round may have removed the permissions.
     if let Err(error) = dir.close() {
         eprintln!("a round has left something behind: {error}");
     }

@@ -1,5 +1,5 @@
-//! A store under attack: the engine that is open now, its model, and what calls may fail with at
-//! the moment.
+//! A store under attack: the open engine, its model, and the errors that calls may have at the
+//! moment.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::operations::{CLOSED_READS, TOGETHER};
 use super::plan::Plan;
 use super::watch::{count_error, count_reopening, doing, lock};
 
-/// An engine with what is known of its life.
+/// An engine and the state of its life.
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) engine: SingleNodeEngine,
@@ -26,7 +26,7 @@ pub(super) struct Handle {
     closed: AtomicBool,
 }
 
-/// How often an open is tried that may fail.
+/// Maximum number of attempts of an open that may fail.
 const OPENINGS: u64 = 2000;
 
 impl Handle {
@@ -36,29 +36,29 @@ impl Handle {
     }
 }
 
-/// What a call came to that was allowed to fail.
+/// The outcome of a call that may fail.
 #[derive(Debug)]
 pub(super) enum Called<T> {
     Done(T),
     Failed(&'static str),
 }
 
-/// A store, the threads' common ground.
+/// A store that the threads share.
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) config: StoreConfig,
     pub(super) components: Components,
-    /// Where copies of the store may be made.
+    /// The directory for copies of the store.
     pub(super) scratch: PathBuf,
     pub(super) model: Model,
     engine: RwLock<Option<Arc<Handle>>>,
-    /// What calls may fail with while the surroundings are hostile.
+    /// The errors that calls may have while the surroundings are hostile.
     allowed: Mutex<BTreeSet<&'static str>>,
-    /// Who ends one life and begins the next.
+    /// Held by the thread that closes the engine and opens the next one.
     turn: Mutex<()>,
-    /// What the plan leaves out.
+    /// The operations that the plan excludes.
     without: BTreeSet<String>,
-    /// Seq and version that were seen last: neither goes back.
+    /// The last seen seq and version: neither decreases.
     seen: Mutex<(u64, u64)>,
 }
 
@@ -75,7 +75,7 @@ impl Store {
         Ok(store)
     }
 
-    /// A store that nobody has opened yet.
+    /// A store that is not open yet.
     pub(super) fn unopened(
         config: StoreConfig,
         components: Components,
@@ -97,12 +97,12 @@ impl Store {
         })
     }
 
-    /// From now on calls may fail with these, too.
+    /// Allows these errors from now on.
     pub(super) fn allow(&self, kinds: &[&'static str]) {
         lock(&self.allowed).extend(kinds);
     }
 
-    /// From now on calls may not fail with anything that the surroundings do.
+    /// From now on, calls may not fail because of the surroundings.
     pub(super) fn allow_nothing(&self) {
         lock(&self.allowed).clear();
     }
@@ -111,7 +111,7 @@ impl Store {
         lock(&self.allowed).contains(kind)
     }
 
-    /// The engine that is open now; between two lives there is none.
+    /// The open engine; none between a close and the next open.
     pub(super) fn handle(&self) -> Option<Arc<Handle>> {
         self.engine.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
@@ -121,7 +121,7 @@ impl Store {
         std::mem::replace(&mut *place, handle)
     }
 
-    /// Calls the engine, and checks that it fails with nothing but what it may.
+    /// Calls the engine, and checks that an error is an allowed one.
     pub(super) fn call<T>(
         &self,
         handle: &Handle,
@@ -132,7 +132,7 @@ impl Store {
         self.call_with(handle, operation, detail, &[], call)
     }
 
-    /// As [`call`](Self::call), for a call that may also fail with these.
+    /// As [`call`](Self::call), with these errors allowed as well.
     pub(super) fn call_with<T>(
         &self,
         handle: &Handle,
@@ -161,7 +161,8 @@ impl Store {
         }
     }
 
-    /// The outcome of a call that is no engine's; `None` if it has failed with what is allowed.
+    /// The outcome of a call that is not a method of the engine; `None` if it has failed with an
+    /// allowed error.
     pub(super) fn allowed<T>(&self, result: Result<T, Error>, what: &str) -> Result<Option<T>> {
         match result {
             Ok(done) => Ok(Some(done)),
@@ -173,8 +174,9 @@ impl Store {
         }
     }
 
-    /// Opens the store, looks at what the last life has left, and makes the engine everybody's. Not
-    /// before an open has succeeded or failed with something that is allowed; says which.
+    /// Opens the store, checks the content that the previous engine has left, and publishes the
+    /// engine. It repeats the open until it has succeeded or failed with an allowed error, and
+    /// returns which.
     pub(super) fn open_again(&self, last: Option<&Handle>) -> Result<bool> {
         let _doing = doing("open", &self.config.data_dir.display().to_string());
         let opened = SingleNodeEngine::with_components(self.config.clone(), self.components.clone());
@@ -203,9 +205,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Closes the engine, from several threads at once if asked to. All get the same outcome, and
-    /// none before the store is closed. Gives the outcome: `None` for success. `None` of the outer
-    /// kind: somebody else was at it.
+    /// Closes the engine, from several threads at once if requested. All get the same outcome, and
+    /// none before the store is closed. Returns the outcome: `Some(None)` for success, `None` if
+    /// another thread is closing it.
     pub(super) fn close(&self, closers: u64) -> Result<Option<Option<&'static str>>> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(None) };
         let Some(handle) = self.handle() else { return Ok(None) };
@@ -213,7 +215,7 @@ impl Store {
     }
 
     fn close_handle(&self, handle: &Handle, closers: u64) -> Result<Option<&'static str>> {
-        // Where threads may be lacking, there is one closer.
+        // If threads may be lacking, one thread closes it.
         let is_alone = self.without.contains(TOGETHER) || self.allows("io");
         let closers = if is_alone { 1 } else { closers };
         handle.closing.store(true, Ordering::SeqCst);
@@ -222,7 +224,7 @@ impl Store {
             let _doing = doing("close", "");
             let outcome = handle.engine.close();
             let durable_seq = handle.engine.stats().durable_seq;
-            // What was refused, as a call that would wait for itself, has closed nothing.
+            // A close that is refused, because it would wait for itself, has closed nothing.
             let is_refused = matches!(&outcome, Err(error) if error.code() == "validation");
             handle.closed.fetch_or(!is_refused, Ordering::SeqCst);
             match outcome {
@@ -257,19 +259,18 @@ impl Store {
         Ok(first)
     }
 
-    /// Closes and opens again, while the others call what they like. Gives whether there was a new
-    /// life.
+    /// Closes the store and opens it again during all kinds of calls by others. Returns whether it
+    /// was opened.
     pub(super) fn reopen(&self, closers: u64) -> Result<bool> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(false) };
         let Some(handle) = self.handle() else { return Ok(false) };
         let outcome = self.close_handle(&handle, closers)?;
-        // A reader's handle, a snapshot, a call that is not over: none of them keeps the store from
-        // its next life.
+        // A reader's handle, a snapshot or an unfinished call does not prevent the next open.
         self.begin_life(outcome.is_none().then_some(&handle))?;
         Ok(true)
     }
 
-    /// Drops the engine without a close, once nobody calls it any more, and opens again.
+    /// Drops the engine without a close, once nobody calls it any more, and opens the store again.
     pub(super) fn drop_and_open(&self) -> Result<bool> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(false) };
         let Some(mut handle) = self.set_handle(None) else { return Ok(false) };
@@ -294,19 +295,20 @@ impl Store {
     }
 
     fn begin_life(&self, mut last: Option<&Handle>) -> Result<()> {
-        // What fails because of the surroundings succeeds once they are better.
+        // A call that fails because of the surroundings succeeds once they are normal.
         for _ in 0..OPENINGS {
             if self.open_again(last)? {
                 return Ok(());
             }
-            // It may have begun, and recovers the next time.
+            // It may have begun; then the next open recovers.
             last = None;
             thread::sleep(Duration::from_millis(5));
         }
         bail!("the store cannot be opened, however often it is tried")
     }
 
-    /// The end of a storm: closes, looks for damage, opens once more, and reads everything.
+    /// The end of a storm: closes the store, checks it for damage, opens it once more, and reads
+    /// everything.
     pub(super) fn finish(&self, closers: u64) -> Result<()> {
         self.allow_nothing();
         if let Some(handle) = self.handle() {
@@ -326,7 +328,7 @@ impl Store {
         Ok(())
     }
 
-    /// Looks for damage in the files of a store that nobody has open.
+    /// Checks the files of a closed store for damage.
     pub(super) fn check_files(&self) -> Result<()> {
         let _doing = doing("check", "");
         let report = check(&self.components, &self.config.data_dir, CheckLevel::Tables, &mut |_| {
@@ -336,7 +338,7 @@ impl Store {
         Ok(())
     }
 
-    /// Reads everything, as of one moment, and compares it with the model.
+    /// Reads everything as of one moment, and compares it with the model.
     pub(super) fn verify(&self, engine: &SingleNodeEngine, reading: &Reading<'_>) -> Result<()> {
         let _doing = doing("verify", "");
         let mut range = engine.range(..)?;

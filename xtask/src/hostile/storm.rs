@@ -1,4 +1,4 @@
-//! Callers that call everything at any time.
+//! Callers of every operation at any time.
 
 mod copies;
 mod reads;
@@ -22,13 +22,13 @@ use super::random::Random;
 use super::store::{Called, Handle, Store};
 use super::watch::{doing, lock};
 
-/// Keys of single writes.
+/// Number of keys for single writes.
 pub(super) const KEYS: u64 = 60;
-/// Groups of keys that are only written as one.
+/// Number of groups of keys that are only written together.
 pub(super) const GROUPS: u64 = 6;
-/// Keys of a group.
+/// Number of keys of a group.
 pub(super) const GROUP_KEYS: u64 = 4;
-/// What one caller holds at most of snapshots, iterators and values.
+/// Maximum number of snapshots, iterators and values that one caller holds.
 const HELD: usize = 12;
 
 pub(super) fn key(number: u64) -> String {
@@ -68,7 +68,7 @@ pub(super) fn config(random: &mut Random, dir: &std::path::Path) -> StoreConfig 
         .with_checkpoint_after_compaction(random.once_in(2))
 }
 
-/// Runs the callers of a plan to their end; the first finding ends all.
+/// Runs the callers of a plan to their end; the first finding stops all.
 pub(super) fn run(store: &Store, plan: &Plan, random: &mut Random, mix: Mix) -> Result<()> {
     let is_over = AtomicBool::new(false);
     let is_over = &is_over;
@@ -102,7 +102,7 @@ pub(super) fn run(store: &Store, plan: &Plan, random: &mut Random, mix: Mix) -> 
     findings.into_iter().next().map_or(Ok(()), Err)
 }
 
-/// Starts a caller, if need be a moment later: threads may be what there is too little of.
+/// Starts a caller, with a retry after a moment, because threads may be the scarce resource.
 fn spawn<'scope, F>(
     scope: &'scope thread::Scope<'scope, '_>,
     number: u64,
@@ -126,7 +126,7 @@ where
     bail!("no caller can be started")
 }
 
-/// What a caller keeps, to look at again much later.
+/// An item that a caller holds, to check it again much later.
 enum HeldRead {
     Snapshot(Snapshot, Vec<(String, Option<Vec<u8>>)>),
     Range(Box<Range>, Vec<(Vec<u8>, Vec<u8>)>),
@@ -240,7 +240,7 @@ impl<'a> Caller<'a> {
         key(self.random.next())
     }
 
-    /// Notes what came of a write of one key.
+    /// Records the outcome of a write of one key.
     fn end(&self, pending: &Pending, called: Called<ApplyOutcome>) -> Result<()> {
         match called {
             Called::Done(outcome) => self.store.model.end_with(pending, &[outcome], &[]),
@@ -265,7 +265,7 @@ impl<'a> Caller<'a> {
         self.end(&pending, called)
     }
 
-    /// A version and a timestamp from all of their range.
+    /// A version and a timestamp from their whole ranges.
     fn given(&mut self) -> (u64, i64) {
         let version = match self.random.below(16) {
             0 => self.random.below(3),
@@ -312,7 +312,7 @@ impl<'a> Caller<'a> {
         self.end(&pending, called)
     }
 
-    /// A group of keys, which are only ever written together.
+    /// A group of keys that are only written together.
     fn batch(&mut self, handle: &Handle) -> Result<()> {
         let (keys, durability) = (group(self.random.next()), self.durability());
         let is_set = !self.random.once_in(6);
@@ -341,9 +341,9 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Reads a key, and writes it if it is as it was read.
+    /// Reads a key, and writes it only if it is unchanged.
     fn require(&mut self, handle: &Handle) -> Result<()> {
-        // Few keys, so that several callers want the same.
+        // Few keys, so that several callers use the same one.
         let key = key(self.random.below(3));
         let store = self.store;
         let reading = store.model.read();
@@ -375,7 +375,7 @@ impl<'a> Caller<'a> {
         self.end_batch(&pending, 1, called)
     }
 
-    /// What is too long or empty is refused, on each path.
+    /// Keys and values that are too long or empty are refused, on each path.
     fn limits(&mut self, handle: &Handle) -> Result<()> {
         let key = match self.random.below(2) {
             0 => Vec::new(),
@@ -394,7 +394,7 @@ impl<'a> Caller<'a> {
         Ok(())
     }
 
-    /// Hands several writes in before it waits for any.
+    /// Queues several writes before it waits for one.
     fn queued(&mut self, handle: &Handle) -> Result<()> {
         let store = self.store;
         let mut tickets = Vec::new();
@@ -408,7 +408,7 @@ impl<'a> Caller<'a> {
                 Called::Failed(kind) => store.model.end(&pending, &[(effect_of(kind), None)])?,
             }
         }
-        // What was handed in before a close began is committed by it.
+        // Writes that were queued before a close began are committed by it.
         let may_be_closed = handle.is_closing();
         for (key, pending, ticket) in tickets {
             let _doing = doing("wait", &key);
@@ -431,7 +431,7 @@ impl<'a> Caller<'a> {
         self.held.push(held);
     }
 
-    /// What is held is as it was, whatever has happened since.
+    /// Checks that held items are unchanged, whatever has happened since.
     fn look_again(&mut self) -> Result<()> {
         if self.held.is_empty() {
             return Ok(());
@@ -444,7 +444,7 @@ impl<'a> Caller<'a> {
         Ok(())
     }
 
-    /// Looks at everything once more.
+    /// Checks everything once more.
     pub(super) fn let_all_go(&mut self) -> Result<()> {
         self.held.drain(..).try_for_each(|held| look(held).map(drop))
     }
@@ -467,7 +467,7 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// What a caller's version may be refused with where it is beyond the limit.
+/// The error for a caller's version beyond the limit.
 const REFUSED: &[&str] = &["limit_exceeded"];
 
 fn command(key: &str, value: Option<Vec<u8>>, version: u64, timestamp: i64) -> Command {
@@ -478,17 +478,17 @@ fn command(key: &str, value: Option<Vec<u8>>, version: u64, timestamp: i64) -> C
     }
 }
 
-/// What a write can have done that has failed so.
+/// The possible effects of a write that failed with this error.
 pub(super) fn effect_of(kind: &'static str) -> Effect {
     match kind {
-        // Nothing has changed, as the docs say.
+        // Nothing has changed, as the docs promise.
         "full" | "io" | "limit_exceeded" | "validation" | "read_only" | "conflict" | "denied" => Effect::None,
-        // It may have been on its way when the store was closed, or when a sync failed.
+        // It may have been in progress when the store was closed or a sync failed.
         _ => Effect::Unknown,
     }
 }
 
-/// Gives it back if it can be looked at again.
+/// Returns it if it can be checked again.
 fn look(held: HeldRead) -> Result<Option<HeldRead>> {
     let _doing = doing("held", "");
     let unreadable = |error: Error| anyhow!("what is held cannot be read any more: {error}");

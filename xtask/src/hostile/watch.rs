@@ -1,5 +1,5 @@
-//! Who does what, since when: so that a hang is seen, and says where. Also collects panics and
-//! counts operations.
+//! The current operation of each thread and its start, so that a hang is detected and located. Also
+//! collects panics and counts operations.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-/// How often the watchdog looks.
+/// The interval of the watchdog's checks.
 const TICK: Duration = Duration::from_millis(200);
 /// The exit code of a round in which a call did not return.
 pub(super) const HUNG: i32 = 3;
 
-/// The payload of a panic that a storm plans: in a callback of its own, say.
+/// The payload of a planned panic, for instance in a storm's own callback.
 #[derive(Debug)]
 pub(super) struct Planned;
 
 #[derive(Debug, Default)]
 struct Slot {
     thread: String,
-    /// The operation that runs, and the time it has had.
+    /// The running operation, and its duration.
     doing: Mutex<Option<(String, Duration)>>,
 }
 
@@ -40,7 +40,7 @@ fn watch() -> &'static Watch {
     WATCH.get_or_init(Watch::default)
 }
 
-/// Locks; what a panicking thread left is still good enough to report.
+/// Locks; the data that a panicking thread has left is good enough for a report.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -49,10 +49,10 @@ thread_local! {
     static MINE: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
 }
 
-/// While it lives, its thread does something that must come to an end.
+/// While it lives, its thread runs an operation that must end.
 pub(super) struct Doing {
     slot: Arc<Slot>,
-    /// What the thread did around it: calls from within callbacks are calls within calls.
+    /// The enclosing operation: calls from within callbacks are nested.
     outer: Option<(String, Duration)>,
 }
 
@@ -62,7 +62,7 @@ impl Drop for Doing {
     }
 }
 
-/// Says what this thread does from now on, and counts it as an operation called `operation`.
+/// Declares the operation of this thread from now on, and counts it under the name `operation`.
 pub(super) fn doing(operation: &'static str, detail: &str) -> Doing {
     *lock(&watch().operations).entry(operation).or_default() += 1;
     let slot = MINE.with_borrow_mut(|mine| {
@@ -98,7 +98,7 @@ pub(super) fn check_panics() -> Result<()> {
     Ok(())
 }
 
-/// The figures of this process, one per line, for the parent.
+/// The figures of this process for the parent, one per line.
 pub(super) fn figures() -> Vec<String> {
     let operations = lock(&watch().operations);
     let mut lines: Vec<_> = operations.iter().map(|(name, count)| format!("operation {name} {count}")).collect();
@@ -107,7 +107,8 @@ pub(super) fn figures() -> Vec<String> {
     lines
 }
 
-/// Takes note of panics, and starts the watchdog. A call that has had `limit` ends the process.
+/// Collects panics, and starts the watchdog. A call that takes longer than `limit` ends the
+/// process.
 pub(super) fn start(limit: Duration) -> Result<()> {
     panic::set_hook(Box::new(|info| {
         if info.payload().is::<Planned>() {
@@ -126,8 +127,7 @@ pub(super) fn start(limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Time that this thread itself slept through, as on a machine that is suspended, is no time that
-/// an operation had.
+/// Time in which this thread did not run, as on a suspended machine, does not count.
 fn guard(limit: Duration) {
     loop {
         let looked = Instant::now();
@@ -148,7 +148,7 @@ fn guard(limit: Duration) {
     }
 }
 
-/// What each thread does: as it has said itself, and as the kernel says.
+/// What each thread does, according to its own declaration and to the kernel.
 fn report(slots: &[Arc<Slot>]) {
     eprintln!("FINDING: a call does not return");
     for slot in slots {

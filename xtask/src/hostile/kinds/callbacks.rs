@@ -1,8 +1,8 @@
-//! Calls from within every callback, and callbacks that panic: progress, visitors, streams, keys
-//! and iterators of the caller's own, policies, clocks.
+//! Calls from within every callback, and callbacks that panic: progress, visitors, streams, the
+//! caller's own keys and iterators, policies, clocks.
 //!
-//! A callback may call the store; what cannot work there is refused, and never waits for ever.
-//! After a panic of a callback the store is as it was before, and works on.
+//! A callback may call the store. Calls that cannot work there are refused, and none waits forever.
+//! After a panic of a callback the store is unchanged and still works.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -25,7 +25,8 @@ use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::{config, effect_of, key, model};
 use crate::hostile::watch::{Planned, check_panics, doing, lock};
 
-/// The longest value: so long that copies have progress to tell of, which they do each mebibyte.
+/// Length of the longest value: long enough that copies report progress, which they do after each
+/// mebibyte.
 const LONGEST: u64 = 800_000;
 
 /// What a callback does.
@@ -66,7 +67,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does it from within a callback; what is wrong about it is told by the round.
+/// Acts from within a callback. The round reports wrong results.
 fn act(store: &Store, act: Act, findings: &Mutex<Vec<String>>) {
     if INSIDE.replace(true) {
         return;
@@ -80,7 +81,7 @@ fn act(store: &Store, act: Act, findings: &Mutex<Vec<String>>) {
     }
 }
 
-/// What may be refused to a callback, since it would have to wait for its own caller.
+/// The errors that a callback may get, because it would have to wait for its own caller.
 const REFUSED: &[&str] = &["validation"];
 
 fn try_act(store: &Store, act: Act) -> Result<()> {
@@ -126,7 +127,7 @@ fn put(store: &Store, handle: &Handle) -> Result<()> {
     }
 }
 
-/// A component of the caller's that acts each so many calls.
+/// A component of the caller that acts once in a number of calls.
 #[derive(Debug)]
 struct Component {
     store: OnceLock<Weak<Store>>,
@@ -134,7 +135,7 @@ struct Component {
     each: u64,
     asked: AtomicU64,
     is_on: AtomicBool,
-    /// How often it has panicked since the store was opened.
+    /// Number of its panics since the store was opened.
     panics: AtomicU64,
     findings: Arc<Mutex<Vec<String>>>,
     started: Instant,
@@ -173,7 +174,7 @@ impl Clock for Component {
     }
 }
 
-/// A key of the caller's, whose bytes are asked for by the store.
+/// A key of the caller's own type. The store calls it for its bytes.
 struct Key<'a, F: Fn()> {
     bytes: &'a [u8],
     call: F,
@@ -186,7 +187,7 @@ impl<F: Fn()> AsRef<[u8]> for Key<'_, F> {
     }
 }
 
-/// A stream of the caller's.
+/// A stream of the caller's own type.
 struct Stream<T, F: FnMut()> {
     inner: T,
     call: F,
@@ -210,7 +211,7 @@ impl<T: Read, F: FnMut()> Read for Stream<T, F> {
     }
 }
 
-/// Where a callback is called.
+/// The place that calls the callback.
 const SITES: &[&str] = &[
     "backup",
     "open",
@@ -250,8 +251,8 @@ impl Site<'_> {
         self.store.handle().context("the store is open")
     }
 
-    /// Has the store call back. What it fails with is no matter of a finding if the callback has
-    /// closed it.
+    /// Makes the store call back. If the callback has closed the store, the error of the call is
+    /// not a finding.
     fn call(&self, times: u64) -> Result<()> {
         let store = self.store;
         let real = Components::default();
@@ -287,7 +288,7 @@ impl Site<'_> {
             "key" => {
                 let bytes = key(8);
                 let pending = store.model.begin(vec![bytes.clone()], Change { is_set: true, given: None })?;
-                // Whether a key that panics has come in is open until the call returns.
+                // Until the call returns, it is unknown whether the panicking key was stored.
                 let value = store.model.value(pending.number);
                 let called = engine.put(Key { bytes: bytes.as_bytes(), call: || self.act() }, &value);
                 let effect = match &called {
@@ -307,12 +308,12 @@ impl Site<'_> {
                 store.model.end(&pending, &[(Effect::Unknown, None)])?;
                 called.map(drop)
             }
-            // Their component calls back by itself.
+            // Their component calls back without another step.
             "policy" | "clock" => {
                 put(store, &handle)?;
                 engine.run_compaction_now().map(drop)
             }
-            // Opened by the round.
+            // The round opens it.
             _ => Ok(()),
         };
         result.or_else(allowed)
@@ -324,7 +325,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let sites: Vec<_> = SITES.iter().copied().filter(|site| !round.plan.without.contains(*site)).collect();
     let findings = Arc::<Mutex<Vec<String>>>::default();
     let at_component = random.pick(&["policy", "clock", "none", "none"]);
-    // A clock may not call the store, whose locks are held around it.
+    // A clock may not call the store: the store calls it while it holds locks.
     let acts = match at_component {
         "clock" => [Act::Nothing, Act::Panic].as_slice(),
         "policy" => &[Act::Checkpoint, Act::Compact, Act::Close, Act::Backup, Act::Put, Act::Stats, Act::Panic],
@@ -376,7 +377,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     store.finish(1)
 }
 
-/// Gives every key a value, and makes a backup.
+/// Sets a value for every key, and makes a backup.
 fn fill(store: &Store) -> Result<()> {
     let handle = store.handle().context("the store is open")?;
     for number in 0..60 {
@@ -388,7 +389,7 @@ fn fill(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Whatever a callback has done: the store can be opened if it was closed, written, read in full,
+/// After any act of a callback, the store can be opened if it was closed, written, read in full and
 /// compacted.
 fn works_on(store: &Arc<Store>, component: &Component, without: &std::collections::BTreeSet<String>) -> Result<()> {
     let was_on = component.is_on.swap(false, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Threads that call everything at any time: each call beside each other, close beside close, a
-//! drop in each state.
+//! Threads that call every operation at any time: each call concurrent with each other, several
+//! closes, a drop in each state.
 
 use anyhow::Result;
 use hightower_engine::Components;

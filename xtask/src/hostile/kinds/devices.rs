@@ -1,7 +1,8 @@
-//! Small devices, filled to the last block, by the store and by others; deletes, compaction and new
-//! life there.
+//! Small devices, filled to the last block by the store and by others; then deletes, compaction and
+//! opens on them.
 //!
-//! Where root may mount, they are file systems of their own; everywhere, a quota of the store's.
+//! If root may mount, they are separate file systems. Otherwise, a quota of the store takes their
+//! place.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,11 +17,11 @@ use crate::hostile::round::Round;
 use crate::hostile::store::{Called, Handle, Store};
 use crate::hostile::storm::config;
 
-/// The room that is of no use for data on xfs: the store keeps 121 blocks of it, to create files
-/// for deletes and compaction, and the last 47 blocks admit no file for new data.
+/// Room that xfs does not give to data: the store keeps 121 blocks of it to create files for
+/// deletes and compaction, and the last 47 blocks admit no file for new data.
 const NAMES_BYTES: u64 = 168 * 4096;
 
-/// From this size on half of a device must be of use.
+/// From this size on, the store must be able to use half of a device.
 const USEFUL_FROM_BYTES: u64 = 4 << 20;
 
 fn key(number: u64) -> String {
@@ -38,8 +39,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let mounted = match device {
         "quota" => None,
         kind => match mount(kind, &round.dir, len_bytes).and_then(|mounted| {
-            // On btrfs there is always something that others can give. On xfs the store keeps room
-            // for names.
+            // On btrfs others can always free some room. On xfs the store keeps room for names.
             let (more, least) =
                 (if kind == "xfs" { NAMES_BYTES } else { 0 }, if kind == "btrfs" { 16 << 20 } else { 0 });
             leave(mounted, len_bytes + more, least)
@@ -58,7 +58,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     config.compaction_interval = random.pick(&[std::time::Duration::ZERO, std::time::Duration::from_millis(20)]);
     config.worker_threads = 0;
     if len_bytes > 8 << 20 {
-        // Thousands of files would take their time.
+        // Thousands of files would take too long.
         config.max_segment_size = config.max_segment_size.max(256 << 10);
         config.min_segment_size = config.min_segment_size.max(64 << 10);
     }
@@ -66,15 +66,15 @@ pub(super) fn run(round: &Round) -> Result<()> {
         config.max_disk_bytes = Some(len_bytes);
     }
     if matches!(device, "btrfs" | "overlay") && config.append_mode == AppendMode::Mapped {
-        // There preallocated room is no promise, and who asks for maps is told that a full device
-        // kills.
+        // These file systems do not guarantee preallocated room, and the docs say that mapped
+        // appends end the process there when the device is full.
         config.append_mode = AppendMode::Auto;
     }
     if config.durability == Some(Durability::Sync) {
-        // A sync of each of some ten thousand writes would take minutes.
+        // A sync for each of about ten thousand writes would take minutes.
         config.durability = Some(Durability::Os);
     }
-    // Half as much again as fits, in values that are longer on larger devices.
+    // 1.5 times as much as fits, in values that are longer on larger devices.
     let max_value_len: u64 = match len_bytes >> 20 {
         0..4 => 2000,
         4..32 => 16_000,
@@ -87,8 +87,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
     let keeps_room = device != "btrfs";
     store.allow(&["full"]);
     if !keeps_room {
-        // A full btrfs also answers a write with EAGAIN, which changes nothing. It may end a write
-        // half-way, which ends all writing until the next open.
+        // A full btrfs also fails writes with EAGAIN, which changes nothing. It may end a write
+        // half-way, and then the store refuses writes until the next open.
         store.allow(&["io", "poisoned"]);
     }
     let is_open = store.open_again(None)?;
@@ -101,7 +101,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     device.attack(&mut random).with_context(|| format!("on {drawn} of {} MiB: {}", len_bytes >> 20, device.portrait()))
 }
 
-/// Where a file system cannot be so small, somebody else's file takes all but `len_bytes` of it,
+/// If a file system cannot be that small, another program's file takes all but `len_bytes` of it,
 /// and at least `least_bytes`.
 fn leave(mounted: Mount, len_bytes: u64, least_bytes: u64) -> Result<Mount> {
     let free = rustix::fs::statvfs(&mounted.dir)?;
@@ -120,7 +120,7 @@ struct Device<'a> {
     mounted: Option<Mount>,
     len_bytes: u64,
     keys: u64,
-    /// Whether room that was made ahead is kept: not where each write needs new blocks.
+    /// Whether the file system keeps preallocated room: not if each write needs new blocks.
     keeps_room: bool,
     /// Whether the device lacks bytes, not names for files.
     is_short_of_bytes: bool,
@@ -165,7 +165,7 @@ impl Device<'_> {
                 !self.keeps_room || before.dead_bytes < 64 << 10 || after.dead_bytes <= before.dead_bytes * 3 / 4,
                 "compaction frees next to nothing: {what}"
             );
-            // What has become free can be used.
+            // The freed room can be used.
             let (written, bytes) = self.fill(random, 0, 64)?;
             if !self.keeps_room && written == 0 {
                 break;
@@ -193,8 +193,8 @@ impl Device<'_> {
         self.store.verify(&handle.engine, &self.store.model.read())
     }
 
-    /// Removes what others have put on the device. Where each write needs new blocks, waits until
-    /// there are some: blocks come free with a later commit of the file system.
+    /// Removes the files of others from the device. If each write needs new blocks, waits until
+    /// there are some: the file system frees blocks with a later commit of its own.
     fn give_room(&self) -> Result<()> {
         let _others = fs::remove_file(self.others());
         let files = (0..).map(|number: u64| fs::remove_file(self.others().with_extension(number.to_string())));
@@ -215,8 +215,8 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// What a finding is understood by: the room, the store's files with their lengths and blocks,
-    /// and its statistics.
+    /// For the report of a finding: the room, the store's files with their lengths and blocks, and
+    /// its statistics.
     fn portrait(&self) -> String {
         let dir = &self.store.config.data_dir;
         let (mut others, mut segments, mut segment_bytes) = (Vec::new(), 0_u64, 0);
@@ -250,8 +250,8 @@ impl Device<'_> {
         self.store.handle().context("the store is open")
     }
 
-    /// Puts until the device is full, or so many; gives how many puts there were and how many bytes
-    /// of values.
+    /// Puts until the device is full, or at most a number of times; returns the number of puts and
+    /// of the bytes of their values.
     fn fill(&self, random: &mut Random, from: u64, most: u64) -> Result<(u64, u64)> {
         let store = &self.store;
         let handle = self.handle()?;
@@ -269,7 +269,8 @@ impl Device<'_> {
                 Called::Failed(_) => {
                     store.model.end(&pending, &[(Effect::None, None)])?;
                     refused += 1;
-                    // Some more may fit, as they are shorter; or background compaction makes room.
+                    // Some more may fit, because they are shorter, or because background compaction
+                    // frees room.
                     if refused == 20 + random.below(20) {
                         break;
                     }
@@ -283,7 +284,7 @@ impl Device<'_> {
         self.mounted.as_ref().map_or_else(|| self.round.dir.join("none"), |mounted| mounted.dir.join("others"))
     }
 
-    /// Somebody else's file takes what is left of the device.
+    /// Another program's file takes the remaining room.
     fn fill_by_others(&self) -> Result<()> {
         if self.mounted.is_none() {
             return Ok(());
@@ -293,7 +294,7 @@ impl Device<'_> {
             let _taken = files.take_while(std::io::Result::is_ok).count();
             return Ok(());
         }
-        // There may be no room for a file any more, and so nothing to take.
+        // There may be no room for a file, and so nothing to take.
         let Ok(mut file) = fs::OpenOptions::new().create(true).append(true).open(self.others()) else { return Ok(()) };
         for len in [64 << 10, 4096, 512, 1] {
             let block = vec![1; len];
@@ -305,7 +306,7 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// Every delete of one of `part` keys that are there succeeds.
+    /// Checks that every delete of one in `part` of the existing keys succeeds.
     fn delete(&self, part: u64) -> Result<()> {
         let store = &self.store;
         let handle = self.handle()?;
@@ -319,7 +320,7 @@ impl Device<'_> {
                 Called::Done(outcome) => store.model.end_with(&pending, &[outcome], &[])?,
                 Called::Failed(kind) => {
                     store.model.end(&pending, &[(Effect::None, None)])?;
-                    // Tombstones take room, too: deletes and compactions take turns.
+                    // Tombstones also take room, so deletes and compactions alternate.
                     let compacted =
                         store.call(&handle, "compact", "between deletes", SingleNodeEngine::run_compaction_now)?;
                     if !self.keeps_room {
@@ -343,18 +344,18 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// Closed or dropped, and opened again: what is there is there.
-    /// Says whether the device is still full: others give their room only once.
+    /// Closes or drops the store, and opens it again with the same content. Returns whether the
+    /// device is still full: others free their room only once.
     fn new_life(&self, random: &mut Random) -> Result<bool> {
         let mut is_full = true;
-        // One that is dropped is opened again at once, for which there may be no room here.
+        // A dropped store is opened again at once, and there may be no room for that here.
         let is_closed = random.once_in(2) || !self.keeps_room;
         if is_closed {
             let outcome = self.store.close(1)?.flatten();
             let may_fail = !self.keeps_room || outcome == Some("full");
             ensure!(outcome.is_none() || may_fail, "close comes to {outcome:?}");
             if !self.store.open_again(None)? {
-                // Where each write needs new blocks, there may be none for the new segment.
+                // If each write needs new blocks, there may be none for the new segment.
                 ensure!(!self.keeps_room, "the store does not open on the full device");
                 self.give_room()?;
                 is_full = false;

@@ -1,6 +1,6 @@
-//! The store's directory is moved, replaced by another store, linked to, removed; its lock is
-//! removed; the working directory changes under a relative name. What was acknowledged is where the
-//! directory is now; the store that took its name is left alone.
+//! The store's directory is moved, replaced by another store, linked to, or removed; its lock is
+//! removed; the working directory changes under a relative name. Acknowledged writes are in the
+//! directory at its new place, and the store that took its name is unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::hostile::store::Store;
 use crate::hostile::storm::{config, model, run as storm};
 use crate::hostile::watch::doing;
 
-/// What callers do to the store while its directory is not what it was.
+/// The calls on the store while its directory has changed.
 const MIX: Mix = &[
     ("put", 100),
     ("delete", 20),
@@ -30,7 +30,7 @@ const MIX: Mix = &[
     ("compact", 10),
 ];
 
-/// What a store may say whose directory was removed.
+/// The errors of a store whose directory was removed.
 const REMOVED: &[&str] = &["io", "poisoned", "not_found"];
 
 const EVENTS: &[&str] = &["chdir", "moved", "swapped", "lock", "removed", "linked"];
@@ -61,7 +61,7 @@ struct Attack<'a> {
 impl Attack<'_> {
     fn config(&mut self, dir: &Path) -> StoreConfig {
         let mut config = config(&mut self.random, dir);
-        // Many files are made.
+        // Many files are created.
         config.max_segment_size = self.random.pick(&[4 << 10, 16 << 10]);
         config.min_segment_size = 4 << 10;
         config
@@ -76,7 +76,7 @@ impl Attack<'_> {
         storm(store, &self.plan, &mut self.random, MIX)
     }
 
-    /// What is in the directory now is the store as its model knows it.
+    /// Checks that the directory's current content is the store that its model describes.
     fn expect(&mut self, store: &Store, dir: &Path) -> Result<()> {
         let _doing = doing("expect", &dir.display().to_string());
         let engine =
@@ -86,7 +86,8 @@ impl Attack<'_> {
         Ok(engine.close()?)
     }
 
-    /// A relative name, and a store of the same name where the process goes.
+    /// A relative name, and another store with the same name below the process's new working
+    /// directory.
     fn change_directory(&mut self) -> Result<()> {
         let (here, there) = (self.round.dir.join("here"), self.round.dir.join("there"));
         fs::create_dir_all(&here)?;
@@ -104,7 +105,7 @@ impl Attack<'_> {
         self.expect(&other, &there.join("kv"))
     }
 
-    /// The directory gets another name while it is open; perhaps another store takes its old one.
+    /// The directory is renamed while the store is open; another store may take its old name.
     fn move_away(&mut self, is_replaced: bool) -> Result<()> {
         let (dir, moved) = (self.round.store_dir(), self.round.dir.join("moved"));
         let store = self.open(&dir, "scratch")?;
@@ -126,7 +127,7 @@ impl Attack<'_> {
         self.expect(&store, &moved)
     }
 
-    /// Without its lock file the store still has one writer.
+    /// Without its lock file the store still admits only one writer.
     fn remove_lock(&mut self) -> Result<()> {
         let dir = self.round.store_dir();
         let store = self.open(&dir, "scratch")?;
@@ -149,27 +150,27 @@ impl Attack<'_> {
         self.expect(&store, &dir)
     }
 
-    /// All files are gone: reads go on, writes fail or go nowhere, and nothing crashes or waits for
-    /// ever.
+    /// All files are removed: reads continue, writes fail or have no effect, and nothing crashes or
+    /// waits forever.
     fn remove_all(&mut self) -> Result<()> {
         let dir = self.round.store_dir();
         let store = self.open(&dir, "scratch")?;
         self.storm(&store)?;
         store.allow(REMOVED);
-        // Its own threads may make files meanwhile.
+        // Its own threads may create files meanwhile.
         while let Err(error) = fs::remove_dir_all(&dir) {
             ensure!(error.kind() == std::io::ErrorKind::DirectoryNotEmpty, "remove the directory: {error}");
         }
         self.storm(&store)?;
         store.close(1)?;
         ensure!(!dir.join("MANIFEST").exists(), "a store that was removed is back");
-        // Its name can be taken by a new one.
+        // A new store can take its name.
         let next = self.open(&dir, "scratch-next")?;
         self.storm(&next)?;
         next.finish(1)
     }
 
-    /// The directory is reached by a link, which is then pointed elsewhere.
+    /// The directory is opened through a link, which then changes its target.
     fn link(&mut self) -> Result<()> {
         let (real, link): (PathBuf, PathBuf) = (self.round.dir.join("real"), self.round.dir.join("link"));
         let elsewhere = self.round.dir.join("elsewhere");

@@ -1,5 +1,5 @@
-//! Files and directories of others in every place, with names like the store's: none is read,
-//! changed or removed, and none makes the store wait, crash or lose anything.
+//! Foreign files and directories in every place, with names like the store's: the store reads,
+//! changes and removes none of them, and they do not make it wait, crash or lose anything.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ const MIX: Mix = &[
     ("drop", 2),
 ];
 
-/// Names that are not the store's, however much they look like it.
+/// Names that do not belong to the store, although they look like its names.
 const NAMES: &[&str] = &[
     "holiday.seg",
     "tyre.spare",
@@ -54,7 +54,8 @@ const NAMES: &[&str] = &[
     "ünïcode.seg",
 ];
 
-/// What is known of a foreign thing: its kind, inode, mode, time of change, and content or target.
+/// The known properties of a foreign file: kind, inode, mode, time of change, and content or
+/// target.
 type Seen = (String, u64, u32, i64, Vec<u8>);
 
 fn look(path: &Path) -> Result<Seen> {
@@ -72,12 +73,12 @@ fn look(path: &Path) -> Result<Seen> {
     } else {
         ("file", fs::read(path)?)
     };
-    // Directories of ours among others' change with time.
+    // The store's own directories among them change with time.
     let changed = if kind.is_dir() { 0 } else { metadata.ctime() };
     Ok((name.to_owned(), metadata.ino(), metadata.mode(), changed, content))
 }
 
-/// All that was planted, as it was then.
+/// All planted files, with their properties at that time.
 #[derive(Default)]
 struct Planted(BTreeMap<PathBuf, Seen>);
 
@@ -130,7 +131,7 @@ impl Planted {
     }
 }
 
-/// What is done to a target that is not empty may be refused, for these reasons.
+/// A call with a target that is not empty may be refused, for these reasons.
 const REFUSED: &[&str] = &["conflict", "io", "not_found", "locked"];
 
 fn may_be_refused<T>(result: EngineResult<T>, what: &str) -> Result<bool> {
@@ -159,8 +160,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
     planted.plant(&dir, &mut random, NAMES)?;
     // Beside the store, where copies are staged.
     planted.plant(&round.dir, &mut random, &["store.unfinished", "store.tmp", "store.bak"])?;
-    // Names that the store would take itself, but what has them is a directory: it takes others, or
-    // says what is in its way.
+    // Directories with names that the store would use: it uses other names, or reports the name in
+    // its way.
     let takes_names = random.once_in(3);
     if takes_names {
         let ahead: Vec<String> = (20..40).map(|id| format!("{id:010}.{}", random.pick(&["seg", "spare"]))).collect();
@@ -172,7 +173,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     }
     let mut plan = round.plan.clone();
     if takes_names {
-        // Whether it can be opened then is another matter.
+        // It may or may not be possible to open it then.
         plan.without.extend(["close", "drop"].map(str::to_owned));
     }
     storm(&store, &plan, &mut random, MIX)?;
@@ -189,7 +190,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     planted.check("all")
 }
 
-/// Backups, restores, salvages and imports into places where others have something.
+/// Backups, restores, salvages and imports into places with foreign files.
 fn copies(round: &Round, store: &Store, random: &mut Random, planted: &mut Planted) -> Result<()> {
     let Some(handle) = store.handle() else { return Ok(()) };
     let engine = &handle.engine;
@@ -219,7 +220,7 @@ fn copies(round: &Round, store: &Store, random: &mut Random, planted: &mut Plant
             fs::write(&target, "of somebody else")?;
             planted.0.insert(target.clone(), look(&target)?);
         }
-        // The source has the name under which the copy would be staged.
+        // The source has the name that the staged copy would get.
         _ => {
             fs::rename(&backup, &unfinished)?;
             source.clone_from(&unfinished);
@@ -245,7 +246,7 @@ fn copies(round: &Round, store: &Store, random: &mut Random, planted: &mut Plant
             SingleNodeEngine::open_read_only(copy).with_context(|| format!("open what a {what} made, {told}"))?;
         store.verify(&copy, &reading).with_context(|| format!("what a {what} made, {told}"))?;
     }
-    // What was copied from is as good as before.
+    // The source of the copy is unchanged.
     let copy =
         SingleNodeEngine::open_read_only(&source).with_context(|| format!("open the source of a {what}, {told}"))?;
     store.verify(&copy, &reading).with_context(|| format!("the source of a {what}, {told}"))

@@ -1,5 +1,5 @@
-//! Snapshots, iterators, entries and values that are held while all of the store is rewritten,
-//! closed, dropped and opened again under them.
+//! Snapshots, iterators, entries and values that are held while the whole store is rewritten,
+//! closed, dropped and opened again.
 
 use anyhow::Result;
 use hightower_engine::Components;
@@ -28,7 +28,7 @@ const MIX: Mix = &[
 pub(super) fn run(round: &Round) -> Result<()> {
     let mut random = Random::new(round.plan.seed);
     let mut config = config(&mut random, &round.store_dir());
-    // A grace of nothing: tombstones go as soon as they may.
+    // No grace: tombstones are dropped as early as possible.
     config.compaction.tombstone_grace = std::time::Duration::ZERO;
     let store = Store::open(config, Components::default(), &round.scratch(), model(2000), &round.plan)?;
     storm(&store, &round.plan, &mut random, MIX)?;

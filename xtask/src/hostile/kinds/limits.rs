@@ -1,6 +1,6 @@
-//! Moments without descriptors, without memory to map, without threads, and storms of a process
-//! whose files must stay short (`ulimit -f`). Calls that fail then change nothing, and all calls
-//! work afterwards. Only a refusal of the device poisons a store, not a call that never reached it.
+//! Moments without descriptors, memory maps or threads: a call that fails for this reason changes
+//! nothing, and all calls work once there are some again. Only a failure of the device poisons a
+//! store, not a call that never reached it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -40,9 +40,9 @@ const MIX: Mix = &[
 ];
 
 const EVENTS: &[&str] = &["descriptors", "threads", "memory", "lengths"];
-/// How the language and the system say that they end a process for want of memory.
+/// The messages with which the language and the system end a process that has no memory.
 const OUT_OF_MEMORY: &[&str] = &["memory allocation of", "out of memory", "failed to allocate an alternative stack"];
-/// A user without rights: the system's limit of threads does not bind root.
+/// A user without rights, because the system's limit of threads does not apply to root.
 const NOBODY: u32 = 65_534;
 
 pub(super) fn run(round: &Round) -> Result<()> {
@@ -57,8 +57,8 @@ pub(super) fn run(round: &Round) -> Result<()> {
         return limited(round, event, &mut random).context("the event is descriptors");
     }
     let mut child = round.child(event)?;
-    // When the language ends a process for lack of memory it prints a backtrace, and would wait for
-    // itself if the memory was to be for a backtrace.
+    // When the language ends a process for lack of memory, it prints a backtrace. If that needs
+    // memory too, the process would wait for itself.
     child.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
     if event == "threads" && rustix::process::getuid().is_root() {
         std::os::unix::fs::chown(&round.dir, Some(NOBODY), Some(NOBODY))?;
@@ -73,8 +73,7 @@ pub(super) fn run(round: &Round) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    // Where the language ends the process for want of memory, the store is as after any other
-    // death.
+    // If the language ends the process for lack of memory, the store is as after any other kill.
     let is_out_of_memory = output.status.signal() == Some(6) && OUT_OF_MEMORY.iter().any(|words| told.contains(words));
     ensure!(event == "memory" && is_out_of_memory, "the event is {event}: {}\n{told}", output.status);
     let model = model(1000).with_journal(&round.dir.join("journal"))?;
@@ -123,7 +122,7 @@ fn limited(round: &Round, what: &str, random: &mut Random) -> Result<()> {
     });
     drop(length_limit);
     result.with_context(|| format!("with limited {what}"))?;
-    // There is enough of everything again: all must work, and nothing is poisoned.
+    // The limits are lifted: all calls must work, and nothing is poisoned.
     store.allow_nothing();
     let handle = store.handle().context("it is open")?;
     let stats = handle.engine.stats();
@@ -140,7 +139,7 @@ fn limited(round: &Round, what: &str, random: &mut Random) -> Result<()> {
     store.finish(1).with_context(|| format!("after a moment without {what}"))
 }
 
-/// While it lives, there is little of something.
+/// While it lives, a resource is scarce.
 enum Limit {
     Descriptors { old: Rlimit, held: Vec<File> },
     Other { resource: Resource, old: Rlimit },
@@ -153,7 +152,7 @@ impl Limit {
                 let old = getrlimit(Resource::Nofile);
                 let highest = File::open("/dev/null")?;
                 let limit = u64::try_from(highest.as_raw_fd()).unwrap_or(0) + 1;
-                // Numbers below the limit that are free are taken, so that just a few are left.
+                // Takes free numbers below the limit, so that only a few are left.
                 setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: old.maximum })?;
                 let mut held = vec![highest];
                 while let Ok(file) = File::open("/dev/null") {

@@ -1,8 +1,8 @@
-//! Versions and timestamps of all values, on every path and on commands that start a new segment,
-//! and clocks that step.
+//! Versions and timestamps with any value, on every path and on commands that start a new segment,
+//! and clocks that jump.
 //!
-//! No caller's number decides anything but its own key, and that only by its version; no tombstone
-//! goes before its grace is over by the engine's own clock.
+//! A caller's number affects only its own key, and only by its version; no tombstone is dropped
+//! before its grace is over by the engine's own clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -36,12 +36,12 @@ const MIX: Mix = &[
     ("drop", 2),
 ];
 
-/// A clock that steps to and fro; the time since its start goes on as it must.
+/// A clock that jumps back and forth; the time since its start is monotonic.
 #[derive(Debug)]
 struct Stepping {
     started: Instant,
     base_ms: i64,
-    /// How far it steps at most, to either side.
+    /// The longest jump in either direction.
     reach_ms: i64,
     asked: AtomicU64,
     last_ms: AtomicI64,
@@ -65,13 +65,14 @@ impl Clock for Stepping {
 pub(super) fn run(round: &Round) -> Result<()> {
     let mut random = Random::new(round.plan.seed);
     let mut config = config(&mut random, &round.store_dir());
-    // Small segments: many a command starts a new one.
+    // Small segments: many commands start a new one.
     config.max_segment_size = random.pick(&[4 << 10, 4 << 10, 16 << 10]);
     config.min_segment_size = 4 << 10;
     let grace = Duration::from_secs(3600);
     config.compaction.tombstone_grace = grace;
     let base_ms = random.pick(&[1_700_000_000_000, 0, -5_000, i64::MAX / 2, i64::MIN / 2]);
-    // Within a fraction of the grace no tombstone may go; with larger steps each may.
+    // With jumps of a fraction of the grace, no tombstone may be dropped; with longer ones each
+    // may.
     let reach_ms = random.pick(&[1, 600_000, 600_000, i64::MAX]);
     let stepping =
         Stepping { started: Instant::now(), base_ms, reach_ms, asked: AtomicU64::new(0), last_ms: AtomicI64::new(0) };

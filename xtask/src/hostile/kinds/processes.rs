@@ -1,6 +1,5 @@
-//! Other processes: a writer that is killed at any moment, stopped and continued many times before,
-//! or whose device turns read-only; children that are started while the store is opened and closed;
-//! a fork that goes on with a copy of the store.
+//! Other processes: a writer that is killed at any moment, children that are started while the
+//! store is opened and closed, a fork that continues with a copy of the store.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -28,7 +27,7 @@ const EVENTS: &[&str] = &["kill", "stop", "read-only", "spawn", "fork"];
 /// Room for all that a writer writes before its device turns read-only.
 const DEVICE_BYTES: u64 = 64 << 20;
 
-/// Openings and closings beside children that are started.
+/// Opens and closes while children are started.
 const LIFE: Mix = &[("put", 20), ("get", 10), ("batch", 5), ("compact", 1), ("close", 40), ("drop", 10)];
 
 pub(super) fn run(round: &Round) -> Result<()> {
@@ -79,7 +78,7 @@ fn journaled(round: &Round) -> Result<Model> {
     model(1000).with_journal(&round.dir.join("journal"))
 }
 
-/// The writer that is killed: everything at any time, until then.
+/// The writer that is killed: it calls every operation until then.
 fn writer(round: &Round, event: &str, cycle: u64) -> Result<()> {
     let config = config_for(event, cycle, round);
     let mut plan = round.plan.clone();
@@ -141,7 +140,7 @@ fn kill(round: &Round, event: &str, random: &mut Random) -> Result<()> {
         if random.once_in(2) {
             store.finish(1)?;
         }
-        // Half of the time the next writer finds what this process has dropped.
+        // In half of the cases the next writer continues after a drop in this process.
     }
     Ok(())
 }
@@ -214,8 +213,8 @@ fn spawn(round: &Round, random: &mut Random) -> Result<()> {
                 scope.spawn(|| -> Result<()> {
                     while !is_over.load(Ordering::Relaxed) {
                         let _doing = doing("spawn", "");
-                        // With a user given, the library forks and executes, instead of doing both
-                        // at once.
+                        // If a user is given, the library forks and then executes, instead of one
+                        // combined call.
                         ensure!(Command::new("/bin/true").uid(uid).status()?.success(), "/bin/true has failed");
                     }
                     Ok(())
@@ -230,10 +229,10 @@ fn spawn(round: &Round, random: &mut Random) -> Result<()> {
     store.finish(1)
 }
 
-/// What a fork does to the copy of the engine that it has.
+/// The calls of a fork on its copy of the engine.
 const FORKED: &[&str] = &["put", "delete", "close", "flush", "compact", "checkpoint", "get"];
 
-/// A fork is not the process that opened the store: it may not write, whatever it calls.
+/// A fork is not the process that opened the store: all its writes are refused.
 fn fork(round: &Round, random: &mut Random) -> Result<()> {
     let mut config = config_of(0, round);
     config.worker_threads = usize::try_from(random.pick(&[0, 0, 1])).unwrap_or(0);
@@ -249,8 +248,8 @@ fn fork(round: &Round, random: &mut Random) -> Result<()> {
                 std::process::exit(forked(&handle.engine, call));
             }
             fork::Fork::Parent(child) => {
-                // It has only this one thread, and may wait for what another held: that is a
-                // finding, too.
+                // The fork has only this thread, which may wait for a lock that another thread
+                // held: that is also a finding.
                 let status = wait(child).with_context(|| format!("{call} in a fork"))?;
                 ensure!(status != 7, "{call} in a fork succeeds");
                 ensure!(status == 0, "{call} in a fork ends with {status}");
@@ -261,12 +260,12 @@ fn fork(round: &Round, random: &mut Random) -> Result<()> {
     store.finish(1)
 }
 
-/// Gives what the fork ends with: 7 for what it may not be able to do.
+/// Returns the fork's exit code: 7 if a forbidden call succeeded.
 fn forked(engine: &SingleNodeEngine, call: &str) -> i32 {
     let is_done = match call {
         "put" => engine.put(key(0), "of a fork").is_ok(),
         "delete" => engine.delete(key(0)).is_ok(),
-        // These may come to anything, as long as they return and the parent's store is as it was.
+        // These may have any result, if they return and the parent's store is unchanged.
         "close" | "get" | "flush" => {
             let _any = match call {
                 "close" => engine.close().is_ok(),

@@ -1,4 +1,4 @@
-//! Backups, restores, exports and salvages amid the storm: each copy is compared with the model.
+//! Backups, restores, exports and salvages during the storm: each copy is compared with the model.
 
 use std::ops::ControlFlow;
 

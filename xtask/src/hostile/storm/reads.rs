@@ -1,4 +1,4 @@
-//! Reads amid the storm: each result is compared with the model.
+//! Reads during the storm: each result is compared with the model.
 
 use std::ops::ControlFlow;
 
@@ -52,7 +52,7 @@ impl Caller<'_> {
         keys.iter().zip(&found).try_for_each(|(key, value)| reading.check(key, value.as_deref(), None))
     }
 
-    /// Reads everything in order, from one end or the other, as of one moment.
+    /// Reads everything in order from either end, as of one moment.
     pub(super) fn range(&mut self, handle: &Handle) -> Result<()> {
         let store = self.store;
         let reading = store.model.read();
@@ -80,7 +80,7 @@ impl Caller<'_> {
         check_all(store, &found, &reading)
     }
 
-    /// Reads pairs in place, in two visits, and perhaps keeps the rest for later.
+    /// Reads pairs in place, in two visits, and may keep the rest for later.
     pub(super) fn visit(&mut self, handle: &Handle) -> Result<()> {
         let store = self.store;
         let reading = store.model.read();
@@ -97,7 +97,7 @@ impl Caller<'_> {
         first.map_err(|error| anyhow!("a visit fails: {error}"))?;
         let kept = self.random.once_in(3);
         if kept {
-            // What is left is known by a snapshot of the same moment.
+            // A snapshot of the same moment has the rest.
             let rest = range.snapshot().range(..).collect_pairs(usize::MAX);
             let rest = rest.map_err(|error| anyhow!("a snapshot cannot be read: {error}"))?;
             let rest: Vec<_> = rest.into_iter().map(|(key, value)| (key, value.into_vec())).collect();
@@ -156,7 +156,7 @@ fn check_group<'v>(keys: &[String], values: impl Iterator<Item = Option<&'v [u8]
     Ok(())
 }
 
-/// All that a full range has given, as of one moment.
+/// The result of a full range, as of one moment.
 pub(super) fn check_all(store: &Store, found: &[(Vec<u8>, Vec<u8>)], reading: &Reading<'_>) -> Result<()> {
     let find = |key: &str| {
         let at = found.binary_search_by(|(known, _)| known.as_slice().cmp(key.as_bytes())).ok()?;
