@@ -257,8 +257,8 @@ impl SegmentStore {
     }
 
     /// Touches up to `len_bytes` of pages ahead of the tail, in the active segment and the prepared
-    /// one, so that appends cause no page fault; for a background thread. The pages become dirty, so
-    /// touch only pages that will soon be written. Returns the number of bytes touched; always 0
+    /// one, so that appends cause no page fault; for a background thread. The pages become dirty,
+    /// so touch only pages that will soon be written. Returns the number of bytes touched; always 0
     /// with positioned appends.
     ///
     /// From now on, all touched bytes of these segments are in pages of the kind `pages`, including
