@@ -206,8 +206,8 @@ impl Store {
     }
 
     /// Closes the engine, from several threads at once if requested. All get the same outcome, and
-    /// none before the store is closed. Returns the outcome: `Some(None)` for success, `None` if
-    /// another thread is closing it.
+    /// none before the store is closed. Returns the outcome: `Some(None)` for success, `None` if no
+    /// engine is open or another thread is closing it.
     pub(super) fn close(&self, closers: u64) -> Result<Option<Option<&'static str>>> {
         let Ok(_turn) = self.turn.try_lock() else { return Ok(None) };
         let Some(handle) = self.handle() else { return Ok(None) };

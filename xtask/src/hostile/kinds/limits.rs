@@ -1,6 +1,6 @@
-//! Moments without descriptors, memory maps or threads: a call that fails for this reason changes
-//! nothing, and all calls work once there are some again. Only a failure of the device poisons a
-//! store, not a call that never reached it.
+//! Moments without descriptors, without memory to map, without threads, and storms of a process
+//! whose files must stay short (`ulimit -f`). Calls that fail then change nothing, and all calls
+//! work afterwards. Only a refusal of the device poisons a store, not a call that never reached it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;

@@ -1,5 +1,6 @@
-//! Other processes: a writer that is killed at any moment, children that are started while the
-//! store is opened and closed, a fork that continues with a copy of the store.
+//! Other processes: a writer that is killed at any moment, stopped and continued many times before,
+//! or whose device turns read-only; children that are started while the store is opened and closed;
+//! a fork that continues with a copy of the store.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
