@@ -49,7 +49,8 @@ pub fn pin() -> Guard {
     Guard { inner: pin_inner() }
 }
 
-/// Number of attempts of [`synchronize`] before it sleeps: two free everything if no guard is older.
+/// Number of attempts of [`synchronize`] before it sleeps: two free everything if no guard is
+/// older.
 const ATTEMPTS_WITHOUT_SLEEP: u32 = 4;
 
 /// Waits until all guards of this moment have ended, for up to about `limit_ms` milliseconds, and
