@@ -25,21 +25,21 @@ pub enum TableError {
     /// The operating system refused an operation.
     #[error("{}: cannot {operation}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The attempted operation, as a verb.
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The device has no room. The unfinished table was removed.
     #[error("{}: cannot {operation}: no room on the device; free some and write the table again", path.display())]
     Full {
-        /// What was tried, as a verb.
+        /// The attempted operation, as a verb.
         operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The bytes differ from those that the writer wrote. No result is based on them.
@@ -47,9 +47,9 @@ pub enum TableError {
     Corrupt {
         /// The damaged file.
         path: PathBuf,
-        /// Where in it, in bytes.
+        /// The offset of the damage, in bytes.
         offset: u64,
-        /// What is wrong there.
+        /// The damage.
         what: &'static str,
     },
     /// The table has a later format, or a feature that this build does not know.
