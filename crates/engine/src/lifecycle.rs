@@ -181,7 +181,7 @@ impl Lifecycle {
         store.poison().check()?;
         let CommitLog { appender, active, last_seq, max_version, .. } = log;
         if active.segment.is_empty() {
-            // Its file becomes a reserve again, unless somebody still holds it.
+            // Its file becomes a reserve again, unless a reader still holds it.
             drop((read.segments.remove(&[active.segment.id()]), active));
             let _ended = hightower_index::synchronize(0);
         }

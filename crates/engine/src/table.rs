@@ -500,7 +500,7 @@ mod tests {
             order.streams[order.last].run
         };
         (0..256).for_each(|record| _ = read(record));
-        // Under the next guard it begins with those that it had only asked for.
+        // Under the next guard it starts with the segments that it had only requested.
         assert!((240..512).all(|record| read(record) == SequentialReads::RUN));
         assert_eq!(read(0), 0, "it has gone back");
     }

@@ -343,7 +343,7 @@ fn a_flush_that_fails_anywhere_leaves_the_old_table() {
             let may_poison = kind == FaultKind::Io;
             if let Some(error) = failed.filter(|_| !may_poison) {
                 // Only the removal of the old table comes after the new name; the next open removes
-                // what is left.
+                // that table.
                 let text = error.to_string();
                 let is_named = text.starts_with("cannot remove") && !text.contains(".spill.tmp");
                 let stats = engine.stats();

@@ -178,7 +178,7 @@ impl<'g> HashBucket<'g> {
         bucket
     }
 
-    /// Gives the memory back.
+    /// Returns the memory.
     ///
     /// # Safety
     ///

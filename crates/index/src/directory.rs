@@ -100,7 +100,7 @@ impl TableBlock {
     ///
     /// Nobody can reach the block any more, and it is freed once.
     pub(crate) unsafe fn free(self, arena: &mut Arena) {
-        // SAFETY: the caller's promise; the role tells what the pointer was made from.
+        // SAFETY: the caller's promise; the role states the origin of the pointer.
         unsafe {
             match self.role {
                 BlockRole::Bucket => {

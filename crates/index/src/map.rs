@@ -224,7 +224,7 @@ impl<V, H: KeyHasher> Map<V, H> {
         unsafe { self.shared.table.get(self.shared.hasher.hash(key), key) }
     }
 
-    /// Looks many keys up at once, and calls `found` with each key's place in `keys` and its entry,
+    /// Looks up many keys at once, and calls `found` with each key's place in `keys` and its entry,
     /// in order.
     ///
     /// Cost: the cache misses of eight lookups overlap, so that in a large map a key takes a

@@ -26,8 +26,8 @@ impl TaggedPtr {
     #[inline(always)]
     pub(crate) unsafe fn follow<'g, V>(self) -> Pointee<'g, V> {
         let (tag, target) = (self.tag(), self.address());
-        // SAFETY: pointers are made only by `leaf` and `node`, so the tag tells what the address
-        // is; it is alive by the caller's promise.
+        // SAFETY: only `leaf` and `node` create pointers, so the tag states the type at the
+        // address; it is alive by the caller's promise.
         unsafe {
             match tag {
                 0 => Pointee::Nothing,

@@ -25,7 +25,7 @@ impl Reserve {
     pub(crate) fn take(&self) -> Option<Region> {
         let base = self.ready.swap(ptr::null_mut(), Ordering::Acquire);
         self.is_wanted.store(true, Ordering::Relaxed);
-        // SAFETY: what is stored came from `into_raw`, and the swap has made it ours.
+        // SAFETY: the stored pointer came from `into_raw`, and the swap has made it ours.
         ptr::NonNull::new(base).map(|base| unsafe { Region::from_raw(base) })
     }
 

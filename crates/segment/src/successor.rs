@@ -72,7 +72,7 @@ impl Successors {
         Ok(true)
     }
 
-    /// Gives back room if files are longer than wanted now: shortens the reserves, and removes the
+    /// Frees room if files are longer than needed now: shortens the reserves, and removes the
     /// prepared segment.
     pub(crate) fn trim(&self) -> Result<(), SegmentError> {
         self.store.poison.check()?;

@@ -256,7 +256,7 @@ proptest! {
             run.check(&world);
         }
         run.snapshots.clear();
-        // Readers of old views end with their guards; then nothing holds what was flushed.
+        // Readers of old views end with their guards; then nothing holds the flushed memtables.
         for _ in 0..1000 {
             pin().flush();
             world.state.reclaim();

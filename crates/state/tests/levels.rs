@@ -291,8 +291,8 @@ fn tables_are_replaced_in_their_order_alone() {
     assert_eq!(world.get(b"k"), None);
 }
 
-/// Readers, snapshots and ranges beside a writer, freezes, flushes and merges: what is read never
-/// goes back, and a snapshot has every key of its moment.
+/// Readers, snapshots and ranges beside a writer, freezes, flushes and merges: no read returns an
+/// older value than an earlier read, and a snapshot has every key of its moment.
 #[test]
 fn readers_beside_changes_of_the_levels_never_go_back() {
     const KEYS: u32 = 8;

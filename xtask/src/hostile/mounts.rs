@@ -73,8 +73,8 @@ pub(super) fn mount(kind: &str, parent: &Path, len_bytes: u64) -> Result<Mount> 
     Ok(Mount { dir })
 }
 
-/// Makes a mounted ext4 read-only, as the kernel does after an error of the device: what was not
-/// synced is lost.
+/// Makes a mounted ext4 read-only, as the kernel does after an error of the device: unsynced writes
+/// are lost.
 pub(super) fn abort(mount: &Mount) -> Result<()> {
     quietly("mount", &["-o", "remount,abort", &mount.dir.display().to_string()])
 }

@@ -486,7 +486,7 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Hands a write in, which counts from now; one that is refused here counts as a failure.
+    /// Queues a write, whose time counts from now; a write that is refused here counts as a failure.
     pub(super) fn hand_in<T>(
         &self,
         operation: Operation,

@@ -1,5 +1,5 @@
 //! Histories of transactions on lists: every write appends a value that nothing else appends, so a
-//! read tells which writes it saw, and in which order (the list-append histories of Elle: Kingsbury
+//! read shows which writes it saw, and in which order (the list-append histories of Elle: Kingsbury
 //! and Alvaro, "Elle: inferring isolation anomalies from experimental observations", VLDB 2020).
 
 /// The number of a list.
@@ -9,9 +9,9 @@ pub(crate) type List = usize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Append(List, u64),
-    /// One list, with what was read of it.
+    /// One list, with the values that were read.
     Read(List, Vec<u64>),
-    /// All lists by one range, with what was read of each; lists that are not there are empty.
+    /// All lists by one range, with the values that were read of each; missing lists are empty.
     ReadRange(Vec<Vec<u64>>),
 }
 
