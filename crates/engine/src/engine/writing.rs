@@ -486,7 +486,8 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Queues a write, whose time counts from now; a write that is refused here counts as a failure.
+    /// Queues a write, whose time counts from now; a write that is refused here counts as a
+    /// failure.
     pub(super) fn hand_in<T>(
         &self,
         operation: Operation,
