@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -160,6 +161,34 @@ fn compaction_waits_for_readers_that_are_about_to_end() {
     });
     assert!(report.removed_segments > 0, "{report:?}");
     assert_eq!(report.waiting_segments, 0, "{report:?}");
+}
+
+/// The reserve for deletes has room for a few keys only, and compaction refills it.
+#[test]
+fn a_range_is_deleted_on_a_full_device() {
+    for key_len in [16, 200, 1000] {
+        let fs = SimFs::new();
+        let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        let long = |number: u32| format!("{number:0key_len$}");
+        fs.set_capacity_bytes(Some(600_000));
+        let written = (0_u32..).find(|&number| engine.put(long(number), vec![1; 2 * key_len]).is_err()).unwrap();
+        fs.set_capacity_bytes(Some(fs.used_bytes()));
+        let mut deleted = 0;
+        loop {
+            let before = deleted;
+            let deletion = engine.delete_range_with_progress(.., |_| {
+                deleted = u64::from(written) - engine.len() as u64;
+                ControlFlow::Continue(())
+            });
+            match deletion {
+                Ok(deletion) => break assert!(deletion.is_complete),
+                Err(error) => assert_eq!(error.code(), "full", "{error}"),
+            }
+            assert!(deleted > before, "{key_len}: {deleted} of {written}");
+            engine.run_compaction_now().unwrap();
+        }
+        assert!(engine.is_empty());
+    }
 }
 
 /// The room that xfs needs before it creates a file, in proportion to these files.

@@ -72,6 +72,21 @@ const OF_STORE: &[Mutant] = &[
         &[plain("hightower-engine", "range_deletes", "each_key_of_the_range")],
     ),
     caught(
+        "range_deletion_without_end",
+        "the deletion of a range does not follow a writer that appends",
+        &[plain("hightower-engine", "range_deletes", "it_ends_beside_a_writer")],
+    ),
+    caught(
+        "range_deletion_holds_a_snapshot",
+        "the deletion of a range holds no snapshot between its steps",
+        &[plain("hightower-engine", "range_deletes", "no_snapshot_is_held")],
+    ),
+    caught(
+        "range_deletion_in_full_steps",
+        "a full device makes the steps of a range's deletion shorter",
+        &[plain("hightower-engine", "upkeep_faults", "a_range_is_deleted_on_a_full_device")],
+    ),
+    caught(
         "scans_follow_one_segment",
         "a scan that alternates between many segments reads ahead in each",
         &[within_engine("a_scan_that_goes_through_many")],

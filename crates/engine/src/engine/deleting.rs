@@ -5,7 +5,7 @@ use std::ops::{Bound, ControlFlow};
 use crate::batch::Batch;
 use crate::bounds::{KeyBounds, prefix_end};
 use crate::engine::SingleNodeEngine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::snapshot::Entry;
 
@@ -20,7 +20,8 @@ const KEY_BYTES_PER_COMMIT: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RangeDeletion {
-    /// The number of keys that it deleted.
+    /// The number of keys that it found and deleted. A key that several callers delete at the same
+    /// moment counts for each of them.
     pub deleted_keys: u64,
     /// Whether it reached the end of the range. If not, a call with the same bounds continues.
     pub is_complete: bool,
@@ -28,11 +29,17 @@ pub struct RangeDeletion {
 
 /// # Deleting ranges
 ///
-/// Steps of up to 1,024 keys, each one atomic commit with the durability of the store. Between
-/// steps other writes take effect: a key that is written behind the current step stays, and one
-/// that is written ahead of it is deleted. Memory does not depend on the number of keys, and no
-/// snapshot is held. After an error or a crash the deletes that were committed count; the same call
-/// again deletes the rest.
+/// Steps of up to 1,024 keys, each one atomic commit with the durability of the store. Other writes
+/// take effect between steps. So a key that is written meanwhile is deleted if it lies between the
+/// current step and the last key that the range had at the beginning; otherwise it stays. Memory
+/// does not depend on the number of keys, and no snapshot is held between steps.
+///
+/// After an error or a crash the deletes that were committed count; the same call again deletes the
+/// rest. On a full device the steps become as short as necessary. If not even one key can be
+/// deleted, the error is [`Error::Full`]: [compact](Self::run_compaction_now), and call again.
+///
+/// For all keys of a range in one commit, delete them in a [transaction](Self::transaction), which
+/// writes up to 65,536 keys.
 impl SingleNodeEngine {
     /// Deletes all keys with the prefix `prefix`, and returns their number. An empty prefix means
     /// all keys.
@@ -106,36 +113,48 @@ impl SingleNodeEngine {
         mut watch: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<RangeDeletion> {
         let (from, to) = bounds.key_bounds();
-        let to = to.map(<[u8]>::to_vec);
-        let mut from = from.map(<[u8]>::to_vec);
         let mut deletion = RangeDeletion { deleted_keys: 0, is_complete: false };
-        let mut step = Batch::new();
-        loop {
+        // Without an end, the deletion could follow a writer that appends keys for ever.
+        let Some(end) = self.range((from, to))?.next_back().map(|last| last.key().to_vec()) else {
+            deletion.is_complete = true;
+            return Ok(deletion);
+        };
+        let to = if planted("range_deletion_without_end") { to } else { Bound::Included(end.as_slice()) };
+        let mut from = from.map(<[u8]>::to_vec);
+        let (mut step, mut keys_max) = (Batch::new(), KEYS_PER_COMMIT);
+        while !deletion.is_complete {
+            let _held = if planted("range_deletion_holds_a_snapshot") { self.snapshot().ok() } else { None };
             step.clear();
-            let last = fill(&mut step, self.range((from.clone(), to.clone()))?);
-            let Some(last) = last else {
+            let Some(last) = fill(&mut step, self.range((from.as_ref().map(Vec::as_slice), to))?, keys_max) else {
                 deletion.is_complete = true;
-                return Ok(deletion);
+                break;
             };
-            self.commit(&step)?.committed()?;
-            deletion.deleted_keys += step.len() as u64;
-            if watch(deletion.deleted_keys).is_break() {
-                return Ok(deletion);
+            match self.commit(&step) {
+                Ok(outcome) => drop(outcome.committed()?),
+                // On a full device the reserve for deletes may have room for fewer.
+                Err(Error::Full { .. }) if step.len() > 1 && !planted("range_deletion_in_full_steps") => {
+                    keys_max = step.len() / 2;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
             }
-            let last = last.key().to_vec();
-            from = if planted("range_deletion_skips_a_key") {
-                Bound::Excluded([&last[..], &[u8::MAX]].concat())
-            } else {
-                Bound::Excluded(last)
-            };
+            keys_max = (keys_max * 2).min(KEYS_PER_COMMIT);
+            deletion.deleted_keys += step.len() as u64;
+            deletion.is_complete = last >= end && !planted("range_deletion_without_end");
+            if watch(deletion.deleted_keys).is_break() {
+                break;
+            }
+            let is_skipping = planted("range_deletion_skips_a_key");
+            from = Bound::Excluded(if is_skipping { [&last[..], &[u8::MAX]].concat() } else { last });
         }
+        Ok(deletion)
     }
 }
 
-/// Adds deletes of the next keys of `range`, and returns the last of them.
-fn fill(step: &mut Batch, range: impl Iterator<Item = Entry>) -> Option<Entry> {
+/// Adds deletes of the next keys of `range`, at most `keys_max`, and returns the last of them.
+fn fill(step: &mut Batch, range: impl Iterator<Item = Entry>, keys_max: usize) -> Option<Vec<u8>> {
     let (mut last, mut key_bytes) = (None, 0);
-    for entry in range.take(KEYS_PER_COMMIT) {
+    for entry in range.take(keys_max) {
         key_bytes += entry.key().len();
         if last.is_some() && key_bytes > KEY_BYTES_PER_COMMIT {
             break;
@@ -143,5 +162,6 @@ fn fill(step: &mut Batch, range: impl Iterator<Item = Entry>) -> Option<Entry> {
         step.delete(entry.key());
         last = Some(entry);
     }
-    last
+    // Not the entry: it holds a snapshot.
+    last.map(|entry| entry.key().to_vec())
 }
