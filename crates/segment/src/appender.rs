@@ -219,6 +219,7 @@ impl Appender {
             self.parts.successors.give_successor_back(next);
             return Err(error);
         }
+        self.segment.end_with(self.commits());
         let rolled = Rolled {
             segment: Arc::clone(&self.segment),
             records: self.records,
@@ -258,7 +259,9 @@ impl Appender {
             tail.prepared.take()
         };
         let (id, prepared_id) = (self.segment.id(), prepared.as_ref().map(|prepared| prepared.segment.id()));
-        let state = SegmentState::Sealed { len_bytes: self.position, records: self.records };
+        let commits = self.commits();
+        self.segment.end_with(commits);
+        let state = SegmentState::Sealed { len_bytes: self.position, records: self.records, commits };
         self.parts.manifest.edit(Form::Last, |manifest| ManifestEdit {
             max_version: stamp.max_version,
             remove: prepared_id.into_iter().chain(empty.then_some(id)).collect(),
@@ -305,6 +308,12 @@ impl Appender {
         }
         self.limit = limit;
         self.segment.release_behind(limit + SEAL_LEN_BYTES)
+    }
+
+    /// The number of commits in the active segment.
+    fn commits(&self) -> u32 {
+        // At most its length, because no commit is shorter than a byte.
+        u32::try_from(self.next_seq - self.segment.header().base_seq).unwrap_or(u32::MAX)
     }
 
     fn write_seal(&mut self, stamp: Stamp) -> Result<(), SegmentError> {

@@ -262,16 +262,29 @@ pub(crate) fn install(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentErro
         edit.remove.iter().try_for_each(|id| remove_if_there(parts.store.dir.as_ref(), &segment_name(*id)))?;
     }
     let added = edit.add.iter().map(|CompactedSegment { segment, records }| {
-        let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
+        let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records, commits: 0 };
         SegmentEntry::of(segment.header(), state)
     });
-    parts.manifest.edit(Form::Shortest, |_| ManifestEdit {
-        remove: edit.remove.clone(),
-        put: added.collect(),
-        ..ManifestEdit::default()
+    parts.manifest.edit(Form::Shortest, |manifest| {
+        let removed = edit.remove.iter().filter_map(|id| manifest.segment(*id));
+        ManifestEdit {
+            complete_after: removed.filter_map(last_seq).max().unwrap_or(0),
+            remove: edit.remove.clone(),
+            put: added.collect(),
+            ..ManifestEdit::default()
+        }
     })?;
     edit.add.iter().for_each(|added| added.segment.mark_sealed());
     Ok(())
+}
+
+/// The seq of the last commit of a sealed segment, if it has commits.
+fn last_seq(entry: &SegmentEntry) -> Option<u64> {
+    match entry.state {
+        SegmentState::Sealed { commits: 1.., .. } if planted("history_stays_complete") => None,
+        SegmentState::Sealed { commits: commits @ 1.., .. } => Some(entry.base_seq + u64::from(commits) - 1),
+        _ => None,
+    }
 }
 
 fn check_edit(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {

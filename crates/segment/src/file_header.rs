@@ -36,7 +36,7 @@ fn read_header(dir: &dyn Dir, name: &str, id: u32) -> io::Result<Option<SegmentE
         SegmentKind::Append => SegmentState::Open,
         SegmentKind::Compacted => {
             let len_bytes = u32::try_from(file.metadata()?.len_bytes).unwrap_or(u32::MAX);
-            SegmentState::Sealed { len_bytes, records: 0 }
+            SegmentState::Sealed { len_bytes, records: 0, commits: 0 }
         }
     };
     Ok(Some(SegmentEntry::of(&header, state)))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hightower_log::SegmentKind;
 
 use crate::appender::{Appender, Takes};
+use crate::commit_history::LostCommits;
 use crate::error::SegmentError;
 use crate::fs::{Access, remove_if_there, retry_interrupted};
 use crate::layout::FIRST_RECORD_AT;
@@ -31,6 +32,7 @@ pub struct Recovery {
     /// The segments, and the lengths of their files, which may reach past the valid records.
     pub(crate) files: Vec<(Arc<Segment>, Recovered)>,
     pub(crate) dropped: Vec<u32>,
+    pub(crate) lost: Option<LostCommits>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -68,7 +70,7 @@ impl Recovery {
     /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store's content is then unchanged, and
     /// it can be opened again.
     pub fn finish(self, stamp: Stamp) -> Result<(Appender, RecoveryReport), SegmentError> {
-        let Self { parts, segments, files, dropped, report } = self;
+        let Self { parts, segments, files, dropped, lost, report } = self;
         // The manifest may state only synced pages as durable.
         for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
             if !planted("recovered_tail_not_synced") {
@@ -91,6 +93,7 @@ impl Recovery {
         let edit = ManifestEdit {
             remove: dropped.clone(),
             put: sealed(&parts.manifest.lock()),
+            lost,
             max_version: report.max_version.max(stamp.max_version),
             ..ManifestEdit::default()
         };

@@ -74,6 +74,7 @@
 
 mod access;
 mod appender;
+mod commit_history;
 mod compacted;
 pub mod conformance;
 mod error;
@@ -118,6 +119,7 @@ use hightower_seams::mutants;
 pub use hightower_seams::{Entropy, OsEntropy};
 
 pub use appender::{Appended, Appender};
+pub use commit_history::{CommitHistory, LostCommits};
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError, is_full};
 pub use first_segment::Recovery;

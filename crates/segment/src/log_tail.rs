@@ -157,7 +157,8 @@ impl LogTail {
         }
         self.manifest.edit(Form::Shortest, |manifest| {
             let sealed = synced.iter().filter_map(|Rolled { segment, records, .. }| {
-                let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records };
+                let commits = segment.commits().unwrap_or_default();
+                let state = SegmentState::Sealed { len_bytes: segment.len_bytes(), records: *records, commits };
                 manifest.segment(segment.id()).map(|entry| SegmentEntry { state, ..*entry })
             });
             let max_version = synced.iter().map(|rolled| rolled.max_version).max().unwrap_or(0);

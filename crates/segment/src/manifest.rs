@@ -7,6 +7,7 @@
 
 use hightower_log::{SegmentHeader, SegmentKind};
 
+use crate::commit_history::{CommitHistory, LOST_ROW_LEN_BYTES};
 use crate::layout::FIRST_RECORD_AT;
 use crate::manifest_reader::{MANIFEST_VERSION, ManifestError, ManifestReader};
 use crate::mutants::planted;
@@ -16,7 +17,7 @@ const MAGIC: [u8; 8] = *b"HTKVMAN\n";
 /// Maximum length of a manifest, checked before it is read.
 pub(crate) const MAX_LEN_BYTES: usize = 64 << 20;
 /// The length of the header, as the header's own field states it.
-const HEADER_LEN: u16 = 104;
+const HEADER_LEN: u16 = 120;
 const FIXED_LEN_BYTES: usize = HEADER_LEN as usize;
 /// The feature bit of a write-ahead log.
 const FEATURE_WAL: u32 = 1;
@@ -42,6 +43,8 @@ pub struct Manifest {
     pub next_table_id: u32,
     /// The tables. They can be rebuilt from the log.
     pub tables: NamedTables,
+    /// The commits that the log holds.
+    pub history: CommitHistory,
     /// The live segments, by ascending id.
     pub segments: Vec<SegmentEntry>,
 }
@@ -88,6 +91,8 @@ pub enum SegmentState {
         len_bytes: u32,
         /// Number of its commands.
         records: u64,
+        /// Number of its commits; 0 in a compacted segment.
+        commits: u32,
     },
 }
 
@@ -104,6 +109,7 @@ impl Manifest {
             max_version: 0,
             next_table_id: 1,
             tables: NamedTables::default(),
+            history: CommitHistory::default(),
             segments: Vec::new(),
         }
     }
@@ -123,16 +129,18 @@ impl Manifest {
 
     /// The length of the encoding, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
-        FIXED_LEN_BYTES + self.tables.rows_len() + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
+        let rows_len = self.tables.rows_len() + self.history.rows_len();
+        FIXED_LEN_BYTES + rows_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
     }
 
     /// The manifest's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let total = self.encoded_len();
-        // Ids are `u32`, so both counts fit.
+        // Ids are `u32`, and the rows of lost commits are bounded, so all counts fit.
         #[allow(clippy::cast_possible_truncation, reason = "bounded, see above")]
-        let (segments, tables) = (self.segments.len() as u32, self.tables.newest_first.len() as u32);
+        let (segments, tables, lost) =
+            (self.segments.len() as u32, self.tables.newest_first.len() as u32, self.history.lost.len() as u32);
         let mut bytes = Vec::with_capacity(total);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
@@ -147,7 +155,11 @@ impl Manifest {
         bytes.extend_from_slice(&segments.to_le_bytes());
         bytes.extend_from_slice(&self.next_table_id.to_le_bytes());
         bytes.extend_from_slice(&tables.to_le_bytes());
+        bytes.extend_from_slice(&self.history.complete_after.to_le_bytes());
+        bytes.extend_from_slice(&lost.to_le_bytes());
+        bytes.extend_from_slice(&0_u32.to_le_bytes());
         self.tables.encode(&mut bytes);
+        self.history.encode_rows(&mut bytes);
         for entry in &self.segments {
             entry.encode(&mut bytes);
         }
@@ -184,18 +196,22 @@ impl Manifest {
             next_segment_id: reader.u32()?,
             next_table_id: 1,
             tables: NamedTables::default(),
+            history: CommitHistory::default(),
             segments: Vec::new(),
         };
         let count = reader.u32()? as usize;
         manifest.next_table_id = reader.u32()?;
         let tables = reader.u32()? as usize;
+        manifest.history.complete_after = reader.u64()?;
+        let (lost, reserved) = (reader.u32()? as usize, reader.u32()?);
         let rest = body.len().saturating_sub(FIXED_LEN_BYTES);
-        let rows_len = tables.checked_mul(table_list::ROW_LEN_BYTES);
-        let entries_len = count.checked_mul(ENTRY_LEN_BYTES);
-        if rows_len.zip(entries_len).and_then(|(rows, entries)| rows.checked_add(entries)) != Some(rest) {
+        let parts = [(tables, table_list::ROW_LEN_BYTES), (lost, LOST_ROW_LEN_BYTES), (count, ENTRY_LEN_BYTES)];
+        let len = parts.iter().try_fold(0_usize, |len, (count, each)| len.checked_add(count.checked_mul(*each)?));
+        if len != Some(rest) || reserved != 0 {
             return Err(reader.damaged("the numbers of tables and segments do not match the length"));
         }
         manifest.tables = NamedTables::decode(&mut reader, tables)?;
+        manifest.history.decode_rows(&mut reader, lost)?;
         manifest.segments.reserve_exact(count);
         for _ in 0..count {
             let entry = SegmentEntry::decode(&mut reader)?;
@@ -206,6 +222,7 @@ impl Manifest {
             manifest.segments.push(entry);
         }
         manifest.check_tables().map_err(|reason| reader.damaged(reason))?;
+        manifest.history.check(manifest.next_seq).map_err(|reason| reader.damaged(reason))?;
         Ok((manifest, body.len() + CHECK_LEN_BYTES, check))
     }
 
@@ -276,9 +293,9 @@ impl SegmentEntry {
     }
 
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
-        let (state, len_bytes, records) = match self.state {
-            SegmentState::Open => (1, 0, 0),
-            SegmentState::Sealed { len_bytes, records } => (2, len_bytes, records),
+        let (state, len_bytes, records, commits) = match self.state {
+            SegmentState::Open => (1, 0, 0, 0),
+            SegmentState::Sealed { len_bytes, records, commits } => (2, len_bytes, records, commits),
         };
         let kind = match self.kind {
             SegmentKind::Append => 1,
@@ -292,7 +309,7 @@ impl SegmentEntry {
         bytes.extend_from_slice(&self.base_timestamp.to_le_bytes());
         bytes.extend_from_slice(&self.created_ms.to_le_bytes());
         bytes.extend_from_slice(&len_bytes.to_le_bytes());
-        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        bytes.extend_from_slice(&commits.to_le_bytes());
         bytes.extend_from_slice(&records.to_le_bytes());
     }
 
@@ -306,13 +323,14 @@ impl SegmentEntry {
         };
         let (salt, base_seq, base_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (base_timestamp, created_ms) = (i64::from_le_bytes(reader.array()?), i64::from_le_bytes(reader.array()?));
-        let (len_bytes, reserved_three, records) = (reader.u32()?, reader.u32()?, reader.u64()?);
-        let state = match (state, len_bytes, records) {
-            (1, 0, 0) => SegmentState::Open,
-            (2, 64.., _) => SegmentState::Sealed { len_bytes, records },
+        let (len_bytes, commits, records) = (reader.u32()?, reader.u32()?, reader.u64()?);
+        let commits_max = if kind == SegmentKind::Append { records } else { 0 };
+        let state = match (state, len_bytes, records, commits) {
+            (1, 0, 0, 0) => SegmentState::Open,
+            (2, 64.., ..) if u64::from(commits) <= commits_max => SegmentState::Sealed { len_bytes, records, commits },
             _ => return Err(reader.damaged("an impossible state of a segment")),
         };
-        if (reserved, reserved_too, reserved_three) != (0, 0, 0) {
+        if (reserved, reserved_too) != (0, 0) {
             return Err(reader.damaged("reserved bytes that are not zero"));
         }
         Ok(Self { id, kind, salt, base_seq, base_version, base_timestamp, created_ms, state })

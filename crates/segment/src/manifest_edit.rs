@@ -6,13 +6,14 @@
 //! after that. Invalid bytes at the end were therefore never part of the store; invalid bytes
 //! before an edit are damage.
 
+use crate::commit_history::{LOST_ROW_LEN_BYTES, LostCommits};
 use crate::manifest::{ENTRY_LEN_BYTES, Manifest, SegmentEntry};
 use crate::manifest_reader::{ManifestError, ManifestReader};
 use crate::mutants::planted;
 use crate::table_list::{COVERED_LEN_BYTES, NamedTables};
 
 const MAGIC: [u8; 8] = *b"HTKVEDT\n";
-const FIXED_LEN_BYTES: usize = 48;
+const FIXED_LEN_BYTES: usize = 56;
 const CHECK_LEN_BYTES: usize = 4;
 /// Maximum length of an edit; for a longer change, the manifest is rewritten. The maximum bounds
 /// the bytes that a reader checks at each offset where an edit may begin.
@@ -27,6 +28,10 @@ pub(crate) struct ManifestEdit {
     pub(crate) next_seq: Option<u64>,
     /// A version that the store has seen.
     pub(crate) max_version: u64,
+    /// The log no longer has all commits up to this seq. A lower one than before has no effect.
+    pub(crate) complete_after: u64,
+    /// Seqs that a crash may have taken. Only a whole manifest can record them.
+    pub(crate) lost: Option<LostCommits>,
     /// The new list of all tables, if it changes.
     pub(crate) tables: Option<NamedTables>,
     /// Ids of removed segments; unknown ids have no effect.
@@ -42,6 +47,7 @@ pub(crate) struct Heading {
     next_segment_id: u32,
     next_seq: u64,
     max_version: u64,
+    complete_after: u64,
 }
 
 impl Manifest {
@@ -63,13 +69,14 @@ impl Manifest {
             next_segment_id: self.next_segment_id,
             next_seq: edit.next_seq.unwrap_or(self.next_seq),
             max_version: self.max_version.max(edit.max_version),
+            complete_after: self.history.complete_after.max(edit.complete_after),
         }
     }
 
     /// An upper bound of the length after an edit, in bytes.
     pub(crate) fn encoded_len_after(&self, edit: &ManifestEdit) -> u64 {
         let rows_len = edit.tables.as_ref().map_or(0, NamedTables::rows_len);
-        (self.encoded_len() + rows_len + edit.put.len() * ENTRY_LEN_BYTES) as u64
+        (self.encoded_len() + rows_len + LOST_ROW_LEN_BYTES + edit.put.len() * ENTRY_LEN_BYTES) as u64
     }
 
     /// Applies an edit to the manifest and raises its generation.
@@ -77,6 +84,10 @@ impl Manifest {
         self.generation += 1;
         self.next_seq = edit.next_seq.unwrap_or(self.next_seq);
         self.max_version = self.max_version.max(edit.max_version);
+        self.history.raise(edit.complete_after);
+        if let Some(lost) = edit.lost {
+            self.history.note_lost(lost);
+        }
         if let Some(tables) = &edit.tables {
             self.next_table_id = self.next_table_id.max(tables.next_id());
             self.tables.clone_from(tables);
@@ -126,10 +137,12 @@ impl Manifest {
         let (generation, next_seq, max_version) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (removed, put) = (reader.u16()?, reader.u16()?);
         let (flags, tables) = (reader.u16()?, usize::from(reader.u16()?));
+        let complete_after = reader.u64()?;
         if flags & !SETS_TABLES != 0 || flags == 0 && tables > 0 {
             return Err(damaged("an edit with unknown flags"));
         }
-        let mut edit = ManifestEdit { next_seq: Some(next_seq), max_version, ..ManifestEdit::default() };
+        let mut edit =
+            ManifestEdit { next_seq: Some(next_seq), max_version, complete_after, ..ManifestEdit::default() };
         if flags & SETS_TABLES != 0 {
             edit.tables = Some(NamedTables::decode(&mut reader, tables)?);
         }
@@ -142,7 +155,8 @@ impl Manifest {
         let goes_on = self.generation.checked_add(1) == Some(generation)
             && next_segment_id >= self.next_segment_id
             && next_seq >= self.next_seq
-            && max_version >= self.max_version;
+            && max_version >= self.max_version
+            && (self.history.complete_after..next_seq).contains(&complete_after);
         if reader.at != reader.bytes.len() || !goes_on {
             return Err(damaged("an edit that contradicts the manifest before it"));
         }
@@ -159,14 +173,15 @@ impl ManifestEdit {
         Self { remove: vec![id], ..Self::default() }
     }
 
-    /// The encoding of the edit for offset `at` of the file; `None` if it is too long. `after` has
+    /// The encoding of the edit for offset `at` of the file; `None` if it is too long or has lost
+    /// commits. `after` has
     /// the manifest's numbers after the edit, `check` is the manifest's check.
     pub(crate) fn encode(&self, after: Heading, check: u32, at: u64) -> Option<Vec<u8>> {
         let tables = self.tables.as_ref();
         let tables_len = tables.map_or(0, |tables| COVERED_LEN_BYTES + tables.rows_len());
         let lists_len = self.remove.len().checked_mul(4)?.checked_add(self.put.len().checked_mul(ENTRY_LEN_BYTES)?)?;
         let total = FIXED_LEN_BYTES + tables_len + lists_len + CHECK_LEN_BYTES;
-        if total > MAX_LEN_BYTES {
+        if total > MAX_LEN_BYTES || self.lost.is_some() {
             return None;
         }
         let short = |len: usize| u32::try_from(len).ok();
@@ -182,6 +197,7 @@ impl ManifestEdit {
         bytes.extend_from_slice(&if tables.is_some() { SETS_TABLES } else { 0 }.to_le_bytes());
         let tables_count = tables.map_or(0, |tables| tables.newest_first.len());
         bytes.extend_from_slice(&u16::try_from(tables_count).ok()?.to_le_bytes());
+        bytes.extend_from_slice(&after.complete_after.to_le_bytes());
         if let Some(tables) = tables {
             tables.encode(&mut bytes);
         }
@@ -216,6 +232,7 @@ mod tests {
     use hightower_log::SegmentKind;
 
     use super::ManifestEdit;
+    use crate::commit_history::LostCommits;
     use crate::manifest::{Manifest, SegmentEntry, SegmentState};
     use crate::manifest_reader::ManifestError;
     use crate::table_list::{CoveredPosition, NamedTable, NamedTables};
@@ -243,10 +260,11 @@ mod tests {
         manifest.next_segment_id = 3;
         let mut bytes = manifest.encode();
         let check = u32::from_le_bytes(*bytes.last_chunk().unwrap());
-        let sealed = SegmentState::Sealed { len_bytes: 100, records: 2 };
+        let sealed = SegmentState::Sealed { len_bytes: 100, records: 2, commits: 1 };
         let first = ManifestEdit { next_seq: Some(66), put: vec![ENTRY], ..ManifestEdit::default() };
         let second = ManifestEdit {
             max_version: 7,
+            complete_after: 3,
             tables: Some(tables()),
             remove: vec![1],
             put: vec![SegmentEntry { id: 2, state: sealed, ..ENTRY }],
@@ -267,16 +285,47 @@ mod tests {
         assert_eq!(hex, golden);
     }
 
+    /// The same with lost commits, which only a whole manifest can record.
+    #[test]
+    fn the_bytes_of_a_whole_manifest_are_the_golden_ones() {
+        let (mut manifest, _) = edited();
+        manifest.apply(&ManifestEdit { lost: Some(LostCommits { from: 4, to: 60 }), ..ManifestEdit::default() });
+        let bytes = manifest.encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = include_str!("../tests/golden/manifest_whole.txt").replace('\n', "");
+        assert_eq!(hex, golden);
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+    }
+
+    #[test]
+    fn histories_that_a_store_cannot_have_are_damage() {
+        let (manifest, _) = edited();
+        let wrong = |change: fn(&mut Manifest)| {
+            let mut wrong = manifest.clone();
+            change(&mut wrong);
+            let found = Manifest::decode(&wrong.encode());
+            assert!(matches!(found, Err(ManifestError::Damaged { .. })), "{found:?}");
+        };
+        wrong(|manifest| manifest.history.complete_after = 66);
+        wrong(|manifest| manifest.history.lost = vec![LostCommits { from: 0, to: 5 }]);
+        wrong(|manifest| manifest.history.lost = vec![LostCommits { from: 5, to: 5 }]);
+        wrong(|manifest| manifest.history.lost = vec![LostCommits { from: 5, to: 67 }]);
+        wrong(|manifest| manifest.history.lost = [4, 5].map(|from| LostCommits { from, to: 6 }).to_vec());
+        wrong(|manifest| {
+            manifest.segments[0].state = SegmentState::Sealed { len_bytes: 100, records: 2, commits: 3 };
+        });
+    }
+
     #[test]
     fn edits_are_replayed_and_a_torn_one_at_the_end_is_not() {
         let (manifest, bytes) = edited();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
         assert_eq!(manifest.segments.iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
         assert_eq!((manifest.generation, manifest.next_seq, manifest.max_version), (3, 66, 7));
-        let (base, first) = (Manifest::decode(&bytes[..108]).unwrap(), Manifest::decode(&bytes[..224]).unwrap());
+        let (base, first) = (Manifest::decode(&bytes[..124]).unwrap(), Manifest::decode(&bytes[..248]).unwrap());
         assert_eq!((base.segments.len(), first.segments.as_slice()), (0, &[ENTRY][..]));
-        for len in 108..bytes.len() {
-            let expected = if len < 224 { &base } else { &first };
+        for len in 124..bytes.len() {
+            let expected = if len < 248 { &base } else { &first };
             assert_eq!(Manifest::decode(&bytes[..len]).as_ref(), Ok(expected), "cut at {len}");
         }
     }
@@ -289,12 +338,12 @@ mod tests {
             assert!(matches!(found, Err(ManifestError::Damaged { offset, .. }) if offset == at), "{found:?}");
         };
         let mut bent = bytes.clone();
-        bent[132] ^= 1;
-        refused(bent, 108);
+        bent[148] ^= 1;
+        refused(bent, 124);
         // At another offset, or after another manifest, the bytes are not an edit.
-        let twice = [&bytes[..], &bytes[224..]].concat();
+        let twice = [&bytes[..], &bytes[248..]].concat();
         assert_eq!(Manifest::decode(&twice), Manifest::decode(&bytes));
-        let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[108..]].concat();
+        let other = [&Manifest::new([0xcd; 16]).encode()[..], &bytes[124..]].concat();
         assert_eq!(Manifest::decode(&other), Ok(Manifest::new([0xcd; 16])));
     }
 
@@ -302,7 +351,7 @@ mod tests {
     fn an_edit_that_is_too_long_is_none() {
         let edit = ManifestEdit { remove: (1..20_000).collect(), ..ManifestEdit::default() };
         let manifest = Manifest::new([0; 16]);
-        assert_eq!(edit.encode(manifest.heading_after(&edit), 0, 108), None);
+        assert_eq!(edit.encode(manifest.heading_after(&edit), 0, 124), None);
     }
 
     #[test]
@@ -340,6 +389,6 @@ mod tests {
         let edit = ManifestEdit { tables: Some(tables()), ..ManifestEdit::default() };
         bytes.extend(edit.encode(first.heading_after(&edit), check, bytes.len() as u64).unwrap());
         let found = Manifest::decode(&bytes);
-        assert!(matches!(found, Err(ManifestError::Damaged { offset: 108, .. })), "covered past the end: {found:?}");
+        assert!(matches!(found, Err(ManifestError::Damaged { offset: 124, .. })), "covered past the end: {found:?}");
     }
 }

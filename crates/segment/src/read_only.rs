@@ -48,7 +48,7 @@ impl ReadOnlyStore {
         let lock: Arc<dyn Lock> = lock(opened.as_ref(), LockKind::Shared)?.into();
         let names = list(opened.as_ref())?;
         refuse_unfinished(opened.as_ref(), &names)?;
-        let (manifest, damage) = match read_manifest(opened.as_ref(), &names) {
+        let (mut manifest, damage) = match read_manifest(opened.as_ref(), &names) {
             Ok(Some(manifest)) => (expect_content(manifest, Content::KeyValue, dir)?, None),
             Ok(None) => return Err(SegmentError::NoStore { dir: dir.to_owned() }),
             // A read that failed for lack of memory or descriptors is not damage.
@@ -57,9 +57,12 @@ impl ReadOnlyStore {
             }
             Err(error) => return Err(error),
         };
-        let Survey { live, mut report, .. } =
+        let Survey { live, lost, mut report, .. } =
             survey(opened.as_ref(), &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
         report.damage.extend(damage);
+        if let Some(lost) = lost {
+            manifest.history.note_lost(lost);
+        }
         let is_held = !planted("reading_lock_dropped") && !planted("segments_outlive_the_lock");
         let hold = |segment: Segment| if is_held { segment.holding(&lock) } else { segment };
         let segments = live.into_iter().map(|found| Arc::new(hold(found.segment))).collect();

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
+use crate::commit_history::LostCommits;
 use crate::error::{Damage, SegmentError};
 use crate::file_header::entry_from_header;
 use crate::fs::{Access, Dir, File, read_full_at, write_all_at};
 use crate::layout::{FIRST_RECORD_AT, seq_span, to_offset};
-use crate::manifest::{MAX_LEN_BYTES, Manifest, SegmentEntry, SegmentState};
+use crate::manifest::{Content, MAX_LEN_BYTES, Manifest, SegmentEntry, SegmentState};
 use crate::manifest_reader::ManifestError;
 use crate::mapping::MapPermit;
 use crate::mutants::planted;
@@ -43,6 +44,8 @@ pub(crate) struct Survey {
     pub(crate) live: Vec<Found>,
     /// Segments without a valid part.
     pub(crate) dropped: Vec<SegmentEntry>,
+    /// The seqs that the crash may have taken.
+    pub(crate) lost: Option<LostCommits>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -142,7 +145,7 @@ pub(crate) fn survey(
         garbage: garbage(names, manifest),
         ..RecoveryReport::default()
     };
-    let mut survey = Survey { live: Vec::new(), dropped: Vec::new(), report };
+    let mut survey = Survey { live: Vec::new(), dropped: Vec::new(), lost: None, report };
     let mut open = Vec::new();
     for entry in &manifest.segments {
         let found = match find(dir, *entry, salvage) {
@@ -161,7 +164,7 @@ pub(crate) fn survey(
         }
     }
     survey.report.unclean = !open.is_empty();
-    survey.recover(dir, open, manifest.tables.covered, intent)?;
+    survey.recover(dir, open, manifest, intent)?;
     // Open segments were added last; the order is oldest first.
     survey.live.sort_by_key(|found| found.entry.id);
     survey.report.segments.sort_by_key(|segment| segment.id);
@@ -249,8 +252,11 @@ fn header_of(entry: &SegmentEntry) -> SegmentHeader {
 
 impl Survey {
     fn keep_sealed(&mut self, found: Found) {
-        let SegmentState::Sealed { records, .. } = found.entry.state else { return };
+        let SegmentState::Sealed { records, commits, .. } = found.entry.state else { return };
         let len_bytes = found.segment.len_bytes();
+        if found.entry.kind == SegmentKind::Append {
+            found.segment.end_with(commits);
+        }
         found.segment.raise_durable(len_bytes);
         found.segment.mark_sealed();
         self.report.segments.push(SegmentReport {
@@ -270,7 +276,7 @@ impl Survey {
         &mut self,
         dir: &dyn Dir,
         open: Vec<Found>,
-        covered: CoveredPosition,
+        manifest: &Manifest,
         intent: Intent,
     ) -> Result<(), SegmentError> {
         for found in &open {
@@ -280,13 +286,18 @@ impl Survey {
         let tails: Vec<LogEnd> =
             open.iter().map(|found| find_tail(found.segment.bytes_from(0), found.segment.context())).collect();
         let end = tails.iter().position(|tail| !tail.sealed).unwrap_or(tails.len());
-        let witness = witness(&open, &tails, end).or_else(|| lost_below(&open, &tails, end, covered));
+        let witness = witness(&open, &tails, end).or_else(|| lost_below(&open, &tails, end, manifest.tables.covered));
         if let Some(error) = witness {
             if intent != Intent::Salvage {
                 return Err(error);
             }
             self.report.damage.push(error);
         }
+        self.lost = open.get(end).zip(tails.get(end)).and_then(|(found, tail)| {
+            // The last seq that a segment can hand out is below the next one's base seq less 1.
+            let (from, to) = (found.entry.base_seq.saturating_add(tail.commits), manifest.next_seq.saturating_sub(1));
+            (from < to && manifest.content == Content::KeyValue).then_some(LostCommits { from, to })
+        });
         // An upper bound of the lost commits, whose seqs and versions must not be used again: the
         // number that fits after the valid part.
         let mut undone = 0;
@@ -335,7 +346,8 @@ impl Survey {
             self.dropped.push(found.entry);
             return Ok(());
         }
-        let state = SegmentState::Sealed { len_bytes: end, records: tail.records };
+        let commits = u32::try_from(tail.commits).unwrap_or(u32::MAX);
+        let state = SegmentState::Sealed { len_bytes: end, records: tail.records, commits };
         let entry = SegmentEntry { state, ..found.entry };
         let (path, header) = (found.segment.path().to_owned(), *found.segment.header());
         drop(found.segment);
@@ -346,6 +358,7 @@ impl Survey {
             .map(end as usize, Access::Read, MapPermit::of_store())
             .map_err(|error| SegmentError::io("map", &path, error))?;
         let segment = Segment::new(path, header, to_write.then_some(file), mapping).published(end)?;
+        segment.end_with(commits);
         self.live.push(Found { segment, entry, file_len: found.file_len });
         Ok(())
     }

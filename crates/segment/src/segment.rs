@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hightower_log::{Record, RecordBody, RecordContext, SegmentHeader, SegmentKind, SetValue, decode, decode_value};
 
@@ -42,6 +42,8 @@ pub struct Segment {
     /// The usable length of the file: all of it, until room is freed.
     capacity: AtomicU32,
     sealed: AtomicBool,
+    /// The number of its commits, once it takes no more.
+    commits: OnceLock<u32>,
     /// In a read-only store, the lock against writers: their recovery may truncate the file under a
     /// borrowed slice. The last field, so that it outlives the map.
     #[allow(dead_code, reason = "held for its drop")]
@@ -63,6 +65,7 @@ impl Segment {
             written: AtomicU32::new(0),
             pages: Mutex::default(),
             sealed: AtomicBool::new(false),
+            commits: OnceLock::new(),
             lock: None,
         }
     }
@@ -135,6 +138,19 @@ impl Segment {
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
+    }
+
+    /// The number of its commits; `None` while it takes more, and for a compacted segment.
+    #[must_use]
+    pub fn commits(&self) -> Option<u32> {
+        self.commits.get().copied()
+    }
+
+    /// The seq of its last commit, or the one before its first; `None` while it takes more, and for
+    /// a compacted segment.
+    #[must_use]
+    pub fn last_seq(&self) -> Option<u64> {
+        Some(self.header.base_seq.saturating_add(self.commits()?.into()).saturating_sub(1))
     }
 
     /// The offset up to which this segment, and everything before it, is known to be durable; 0
@@ -211,6 +227,11 @@ impl Segment {
     /// Closes its file, after the last write and sync.
     pub(crate) fn close_file(&self) {
         self.file.lock().take();
+    }
+
+    /// It takes no more commits.
+    pub(crate) fn end_with(&self, commits: u32) {
+        self.commits.get_or_init(|| commits);
     }
 
     pub(crate) fn raise_durable(&self, offset: u32) {

@@ -134,7 +134,7 @@ impl SegmentStore {
             None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: path.to_owned() }),
             None => create(fs.as_ref(), dir.as_ref(), &options, content)?,
         };
-        let Survey { live, dropped, mut report } = survey(dir.as_ref(), &names, &manifest, Intent::Write)?;
+        let Survey { live, dropped, lost, mut report } = survey(dir.as_ref(), &names, &manifest, Intent::Write)?;
         report.created = created;
         let before: Vec<_> =
             live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
@@ -145,6 +145,7 @@ impl SegmentStore {
             segments: files.iter().map(|(segment, _)| Arc::clone(segment)).collect(),
             files,
             dropped: dropped.into_iter().map(|entry| entry.id).collect(),
+            lost,
             report,
         };
         Ok((Self { parts }, recovery))

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hightower_index::pin;
+use hightower_log::SegmentKind;
 use hightower_segment::{
     Dir, Fs, LockKind, MANIFEST, Manifest, NamedTables, ReadOnlyStore, Segment, SegmentEntry, SegmentState, Tolerance,
     is_garbage_when_unnamed, segment_name,
@@ -73,11 +74,23 @@ struct BackupPart {
     segment: Arc<Segment>,
     len_bytes: u32,
     records: u64,
+    commits: u32,
+}
+
+/// The number of commits in a segment of a store whose latest commit is `last_seq`.
+fn commits_of(segment: &Segment, last_seq: u64) -> u32 {
+    match segment.kind() {
+        SegmentKind::Compacted => 0,
+        SegmentKind::Append => segment.commits().unwrap_or_else(|| {
+            let commits = (last_seq + 1).saturating_sub(segment.header().base_seq);
+            u32::try_from(commits).unwrap_or(u32::MAX)
+        }),
+    }
 }
 
 impl BackupPart {
     fn entry(&self) -> SegmentEntry {
-        let state = SegmentState::Sealed { len_bytes: self.len_bytes, records: self.records };
+        let state = SegmentState::Sealed { len_bytes: self.len_bytes, records: self.records, commits: self.commits };
         SegmentEntry::of(self.segment.header(), state)
     }
 
@@ -143,6 +156,7 @@ impl BackupSource<'_> {
             next_segment_id: of_store.next_segment_id,
             next_seq: of_store.next_seq.max(seq.saturating_add(1)),
             max_version,
+            history: of_store.history.as_of(seq, of_store.next_seq),
             next_table_id: of_store.next_table_id,
             tables: NamedTables::default(),
             segments: parts.iter().map(BackupPart::entry).collect(),
@@ -172,6 +186,7 @@ impl BackupSource<'_> {
             BackupPart {
                 len_bytes: tracked.segment.len_bytes(),
                 records: tracked.records(),
+                commits: commits_of(&tracked.segment, log.last_seq),
                 segment: Arc::clone(&tracked.segment),
             }
         });
@@ -333,7 +348,8 @@ pub fn restore_with_progress(
             meter.add(entry?.len_bytes.into())?;
             records += 1;
         }
-        let part = BackupPart { len_bytes: segment.len_bytes(), records, segment: Arc::clone(segment) };
+        let commits = commits_of(segment, 0);
+        let part = BackupPart { len_bytes: segment.len_bytes(), records, commits, segment: Arc::clone(segment) };
         let name = segment_name(segment.id());
         part.write_to(copy.dir(), &format!("{:010}.spare", segment.id()), &name)?;
         report.segments += 1;
