@@ -7,6 +7,7 @@
 mod catcher;
 mod list;
 mod list_of_auth;
+mod list_of_feed;
 mod list_of_index;
 mod list_of_levels;
 mod list_of_segments;

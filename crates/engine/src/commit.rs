@@ -21,6 +21,7 @@ use crate::batch::{Batch, BatchOutcome, check_lengths, check_version};
 use crate::commit_log::{CommitLock, CommitLog};
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
+use crate::feed::{FeedBell, FeedHub};
 use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::open_store::OpenStore;
@@ -66,6 +67,8 @@ pub(crate) struct WritePath {
     tail: Arc<TailUpkeep>,
     quota: Arc<DiskQuota>,
     maintenance: Arc<Maintenance>,
+    feeds: Arc<FeedHub>,
+    bell: Arc<FeedBell>,
     watches: Arc<Watches>,
 }
 
@@ -80,6 +83,8 @@ pub(crate) struct WriteParts<'a> {
     pub(crate) tail: &'a Arc<TailUpkeep>,
     pub(crate) quota: &'a Arc<DiskQuota>,
     pub(crate) maintenance: &'a Arc<Maintenance>,
+    pub(crate) feeds: &'a Arc<FeedHub>,
+    pub(crate) bell: &'a Arc<FeedBell>,
 }
 
 impl WritePath {
@@ -94,6 +99,8 @@ impl WritePath {
             tail: Arc::clone(parts.tail),
             quota: Arc::clone(parts.quota),
             maintenance: Arc::clone(parts.maintenance),
+            feeds: Arc::clone(parts.feeds),
+            bell: Arc::clone(parts.bell),
             watches: Arc::default(),
         }
     }
@@ -126,6 +133,7 @@ impl WritePath {
         }
         drop(log);
         drop(guard);
+        self.bell.ring();
         let _held = if planted("sync_under_the_lock") { self.log.lock().ok() } else { None };
         // Starts with the last one: its sync makes the earlier ones durable.
         for commit in group.iter_mut().rev() {
@@ -323,7 +331,7 @@ impl WritePath {
         if !log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.store.append_failed(failure))? {
             return Ok(());
         }
-        log.adopt_segment(&self.read.segments).map_err(|failure| self.store.poison().latch(&failure))?;
+        log.adopt_segment(&self.read.segments, &self.feeds).map_err(|failure| self.store.poison().latch(&failure))?;
         self.tail.note_rotation();
         self.maintenance.note_rotation(self.read.segments.count());
         Ok(())

@@ -7,6 +7,7 @@ use hightower_seams::lock_order::{self, HeldRank, Rank};
 use hightower_segment::Appender;
 
 use crate::error::{Error, Result};
+use crate::feed::FeedHub;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::{Segments, Tracked};
 
@@ -32,9 +33,10 @@ impl CommitLog {
         Self { appender, active, last_seq, max_version, scratch: Vec::new(), index_reserve_used_bytes: 0 }
     }
 
-    /// Adds the appender's new segment to the table, so that readers find its records.
-    pub(crate) fn adopt_segment(&mut self, segments: &Segments) -> Result<()> {
+    /// Adds the appender's new segment to the table, so that readers and feeds find its records.
+    pub(crate) fn adopt_segment(&mut self, segments: &Segments, feeds: &FeedHub) -> Result<()> {
         self.active = segments.add(Arc::clone(self.appender.segment()))?;
+        feeds.log().add(self.appender.segment());
         Ok(())
     }
 }

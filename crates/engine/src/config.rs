@@ -119,6 +119,10 @@ pub struct StoreConfig {
     /// Maximum memory of a [transaction](crate::Transaction), in bytes: of the keys and ranges that
     /// it has read, and the keys and values that it writes. At least 4 KiB. Default: 64 MiB.
     pub max_transaction_bytes: u64,
+    /// Maximum number of bytes of the log by which a change feed may lag behind compaction: what an
+    /// open feed has not read is kept up to there, and a slower one ends with
+    /// [`Error::HistoryLost`]. Zero keeps nothing. Default: 256 MiB.
+    pub max_feed_lag_bytes: u64,
     /// Maximum disk space of the store's files, in bytes. Above it, writes other than deletes are
     /// refused; batches that [may use the reserve](crate::Batch::use_reserve) may exceed it by an
     /// 8th. Default: no cap.
@@ -148,6 +152,7 @@ impl Default for StoreConfig {
             durability: None,
             max_index_memory_bytes: None,
             max_transaction_bytes: 64 << 20,
+            max_feed_lag_bytes: 256 << 20,
             max_disk_bytes: None,
             recovery_mode: RecoveryMode::default(),
             read_only: false,
@@ -243,6 +248,7 @@ macro_rules! settings {
             durability, with_durability, Durability, Some;
             max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
             max_transaction_bytes, with_max_transaction_bytes, u64, identity;
+            max_feed_lag_bytes, with_max_feed_lag_bytes, u64, identity;
             max_disk_bytes, with_max_disk_bytes, u64, Some;
             recovery_mode, with_recovery_mode, RecoveryMode, identity;
             read_only, with_read_only, bool, identity;

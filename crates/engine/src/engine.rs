@@ -7,6 +7,7 @@ mod opening;
 mod reading;
 mod transacting;
 mod upkeep;
+mod watching;
 mod writing;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::compaction::Compaction;
 use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
+use crate::feed::{ChangeFeed, FeedCommit, FeedHub};
 use crate::guarded::Panics;
 use crate::lifecycle::Lifecycle;
 use crate::maintenance::Maintenance;
@@ -47,7 +49,8 @@ use crate::value::Value;
 /// Share it between threads in an `Arc`, or by reference. Reads take no lock. Writes commit one at
 /// a time, in one order. Dropping it closes the store.
 ///
-/// The methods are below under headings: opening and closing, writing, reading, upkeep, numbers.
+/// The methods are below under headings: opening and closing, writing, reading, watching, upkeep,
+/// numbers.
 ///
 /// ```
 /// use hightower_engine::SingleNodeEngine;
@@ -78,6 +81,7 @@ pub struct SingleNodeEngine {
     tables: Arc<Tables>,
     flusher: Arc<TableFlusher>,
     compaction: Arc<Compaction>,
+    pub(crate) feeds: Arc<FeedHub>,
     life: Arc<Lifecycle>,
     durability: Durability,
     report: OpenReport,
@@ -170,6 +174,7 @@ impl SingleNodeEngine {
             maintenance: &self.maintenance,
             tables: &self.tables,
             transactions: &self.transactions,
+            feeds: &self.feeds,
         };
         source.stats()
     }
@@ -320,6 +325,8 @@ const _: () = {
     is_shared::<Snapshot>();
     is_shared::<Range>();
     is_shared::<Entry>();
+    is_shared::<ChangeFeed>();
+    is_shared::<FeedCommit>();
     is_shared::<Value>();
     is_shared::<Batch>();
     is_shared::<BatchOutcome>();

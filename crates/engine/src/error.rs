@@ -99,6 +99,23 @@ pub enum Error {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// A change feed needs commits that the log no longer has, because compaction has removed
+    /// their segments. Begin anew with a snapshot.
+    #[error("the log has only the commits after seqno {oldest}: begin anew with a snapshot, and watch after its seqno")]
+    HistoryLost {
+        /// The lowest seqno from which a feed can begin.
+        oldest: u64,
+    },
+    /// A change feed was to continue after a commit that the store does not have: a crash has taken
+    /// it, or an older copy of the store is in its place. What was read of it must be undone: begin
+    /// anew with a snapshot.
+    #[error(
+        "the store has no such commit: what it has kept before it ends at seqno {last_kept}; begin anew with a snapshot"
+    )]
+    Diverged {
+        /// The highest seqno before it from which a feed can begin.
+        last_kept: u64,
+    },
     /// A requirement of a batch did not hold, and nothing was committed. Read the key again and
     /// decide again.
     #[error(transparent)]
@@ -164,7 +181,8 @@ pub enum Remedy {
     /// [`Error::Locked`].
     Retry,
     /// Read again and decide again: another change came first. [`Error::Rejected`],
-    /// [`Error::TransactionConflict`], [`Error::Conflict`].
+    /// [`Error::TransactionConflict`], [`Error::Conflict`]; for a change feed
+    /// [`Error::HistoryLost`], [`Error::Diverged`].
     DecideAnew,
     /// Delete, compact, or raise the limit in the message. Reads, deletes and compaction still
     /// work. [`Error::Full`].
@@ -202,7 +220,11 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Io { .. } | Self::Locked { .. } => Remedy::Retry,
-            Self::Rejected(_) | Self::TransactionConflict(_) | Self::Conflict(_) => Remedy::DecideAnew,
+            Self::Rejected(_)
+            | Self::TransactionConflict(_)
+            | Self::Conflict(_)
+            | Self::HistoryLost { .. }
+            | Self::Diverged { .. } => Remedy::DecideAnew,
             Self::Full { .. } => Remedy::MakeRoom,
             Self::Closed | Self::Forked | Self::ReadOnly | Self::Poisoned { .. } => Remedy::Reopen,
             Self::Validation(_) | Self::LimitExceeded { .. } | Self::NotFound(_) => Remedy::FixCall,
@@ -235,6 +257,8 @@ impl Error {
             Self::ReadOnly => "read_only",
             Self::VersionUnsupported { .. } => "version_unsupported",
             Self::Closed => "closed",
+            Self::HistoryLost { .. } => "history_lost",
+            Self::Diverged { .. } => "diverged",
             Self::Rejected(_) => "rejected",
             Self::TransactionConflict(_) => "transaction_conflict",
             Self::Internal(_) => "internal",

@@ -10,6 +10,7 @@ use crate::compaction::{Compaction, CompactionRunner};
 use crate::components::Background;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
+use crate::feed::FeedHub;
 use crate::guarded::Panics;
 use crate::maintenance::Maintenance;
 use crate::mutants::planted;
@@ -54,6 +55,7 @@ pub(crate) struct LifeParts {
     pub(crate) maintenance: Arc<Maintenance>,
     pub(crate) flusher: Arc<TableFlusher>,
     pub(crate) runner: Arc<CompactionRunner>,
+    pub(crate) feeds: Arc<FeedHub>,
 }
 
 impl Lifecycle {
@@ -76,11 +78,12 @@ impl Lifecycle {
         compaction: &Arc<Compaction>,
     ) -> Result<()> {
         if background == Background::Threads {
-            let (sync, tail) = (&self.parts.sync, &self.parts.tail);
+            let LifeParts { sync, tail, feeds, .. } = &self.parts;
             self.spawn("hightower-flush", sync, SyncPath::run_flusher)?;
             self.spawn("hightower-tail", tail, TailUpkeep::run_preparing)?;
             self.spawn("hightower-pages", tail, TailUpkeep::run_touching)?;
             self.spawn("hightower-seal", tail, TailUpkeep::run_sealing)?;
+            self.spawn("hightower-feed", feeds, FeedHub::run)?;
             if !config.compaction_interval.is_zero() {
                 self.spawn("hightower-compact", compaction, Compaction::run)?;
             }
@@ -145,11 +148,12 @@ impl Lifecycle {
     }
 
     fn shut_down(&self) -> Result<()> {
-        let LifeParts { read, log, store, sync, tail, maintenance, flusher, runner, .. } = &self.parts;
+        let LifeParts { read, log, store, sync, tail, maintenance, flusher, runner, feeds, .. } = &self.parts;
         if let Some(pipeline) = self.pipeline() {
             pipeline.close();
         }
         store.begin_closing();
+        feeds.close();
         sync.close();
         tail.close();
         maintenance.close();

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hightower_segment::{ForkGuard, ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, StoreOptions, Tolerance};
+use hightower_segment::{
+    CommitHistory, ForkGuard, ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, StoreOptions, Tolerance,
+};
 use hightower_state::ConcurrentKvState;
 
 use crate::commit_log::CommitLog;
@@ -62,6 +64,8 @@ pub(crate) struct Opened {
     pub(crate) segments: Segments,
     /// The tail of the log, if the store is open for writing.
     pub(crate) log: Option<(SegmentStore, CommitLog)>,
+    /// The commits that the log holds.
+    pub(crate) history: CommitHistory,
     /// The lock, if the store is open for reading.
     pub(crate) lock: Option<ReadingLock>,
     /// The commit up to which tables hold everything, if nothing was replayed.
@@ -137,6 +141,7 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
         tables: fold.tables,
         state: fold.state,
         segments: fold.segments,
+        history: store.manifest().history,
         log: Some((store, log)),
         lock: None,
         config,
@@ -159,6 +164,7 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
         Fold::of(store.dir().as_ref(), &store.manifest().tables, store.segments(), store.report(), components, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
+    let history = store.manifest().history.clone();
     let lock = Some(reading).filter(|_| !planted("reading_lock_dropped"));
     let report = OpenReport {
         recovery: store.into_report(),
@@ -172,6 +178,7 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
         state: fold.state,
         segments: fold.segments,
         log: None,
+        history,
         flushed: None,
         tables: fold.tables,
         config,

@@ -8,6 +8,7 @@ use hightower_state::StateStats;
 
 use crate::commit_log::CommitLock;
 use crate::compaction::CompactionStats;
+use crate::feed::{FeedHub, FeedStats};
 use crate::guarded::Panics;
 use crate::maintenance::Maintenance;
 use crate::observe::{CALLBACKS, INSTRUMENTS};
@@ -90,15 +91,17 @@ pub struct Stats {
     pub retained_versions: u64,
     /// How records reach the active segment.
     pub append_path: AppendPath,
+    /// Numbers of change feeds.
+    pub feeds: FeedStats,
     /// Numbers of transactions.
     pub transactions: TransactionStats,
     /// Statistics of compaction.
     pub compaction: CompactionStats,
     /// Number of panics in the caller's code that the store called: the clock, the file system, the
     /// source of randomness, the compaction policy. The recorder of metrics, the subscriber of
-    /// spans, and callbacks and wakers of tickets are included, and counted for all stores of the
-    /// process. A panic makes that call fail (a clock's returns the previous time) and affects
-    /// nothing else.
+    /// spans, and callbacks and wakers of tickets and feeds are included, and counted for all
+    /// stores of the process. A panic makes that call fail (a clock's returns the previous time)
+    /// and affects nothing else.
     pub caught_panics: u64,
     /// The code that panicked last, and its message.
     pub last_panic: Option<String>,
@@ -120,6 +123,7 @@ pub(crate) struct StatsSource<'a> {
     pub(crate) maintenance: &'a Maintenance,
     pub(crate) tables: &'a Tables,
     pub(crate) transactions: &'a TransactionCounters,
+    pub(crate) feeds: &'a FeedHub,
 }
 
 impl StatsSource<'_> {
@@ -149,6 +153,7 @@ impl StatsSource<'_> {
                 Some(AppendMode::Positioned) => AppendPath::Positioned,
                 Some(AppendMode::Mapped | AppendMode::Auto) => AppendPath::Mapped,
             },
+            feeds: self.feeds.stats(),
             transactions: self.transactions.stats(),
             compaction: self.maintenance.stats(),
             caught_panics: self.panics.count() + INSTRUMENTS.count() + CALLBACKS.count(),

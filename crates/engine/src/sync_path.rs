@@ -1,12 +1,14 @@
 //! Durability of commits: immediate, or by a background sync within an interval.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use hightower_seams::Clock;
 
 use crate::components::{Background, Components};
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::feed::FeedBell;
 use crate::flusher::Flusher;
 use crate::group_commit::GroupCommit;
 use crate::mutants::planted;
@@ -24,11 +26,17 @@ pub(crate) struct SyncPath {
     clock: Arc<dyn Clock>,
     read: Arc<ReadPath>,
     store: Arc<OpenStore>,
+    bell: Arc<FeedBell>,
 }
 
 impl SyncPath {
     /// The syncs of a store that was just opened: all commits visible in `read` are durable.
-    pub(crate) fn new(components: &Components, read: &Arc<ReadPath>, store: &Arc<OpenStore>) -> Self {
+    pub(crate) fn new(
+        components: &Components,
+        read: &Arc<ReadPath>,
+        store: &Arc<OpenStore>,
+        bell: &Arc<FeedBell>,
+    ) -> Self {
         Self {
             group: GroupCommit::starting_at(read.index.visible_seq()),
             flusher: Flusher::default(),
@@ -36,6 +44,7 @@ impl SyncPath {
             clock: Arc::clone(&components.clock),
             read: Arc::clone(read),
             store: Arc::clone(store),
+            bell: Arc::clone(bell),
         }
     }
 
@@ -57,13 +66,16 @@ impl SyncPath {
 
     /// Waits until commit `seq` is durable.
     pub(crate) fn sync_to(&self, seq: u64) -> Result<()> {
-        self.group.wait(
+        let synced = self.group.wait(
             seq,
             self.store.poison(),
             || self.clock.elapsed(),
             || self.read.index.visible_seq(),
             || observe(Operation::Sync, || self.store.in_use()?.sync_point().sync().map_err(Error::from)),
-        )
+        );
+        fence(Ordering::SeqCst);
+        self.bell.ring();
+        synced
     }
 
     /// Waits until every published commit is durable.

@@ -1,7 +1,8 @@
 //! Crashes at every operation boundary, with every subset (or a sample) of the unsynced writes.
 //! Afterwards the store has a prefix of the commits, each complete, with everything that was
 //! promised; seq and version do not go back; the open report is true; the next open finds the same.
-//! Returned backups are complete. Every sixteenth recovery is itself crashed at every operation.
+//! Returned backups are complete. Feeds have each kept commit, or say which are gone. Every
+//! sixteenth recovery is itself crashed at every operation.
 //!
 //! `HIGHTOWER_TEST_STATES` sets the number of visited crash states (default 3,000 per append mode),
 //! `HIGHTOWER_TEST_SEED` the first workload; `HIGHTOWER_CRASH=seed:mode:point` replays one crash.
@@ -13,7 +14,7 @@ mod common;
 use std::process::Command;
 
 use common::{BACKUP_DIR, World, config, open_with, setting, workload};
-use hightower_engine::{AppendMode, Background, SingleNodeEngine, SnapshotEngine, StoreConfig, TablesUse};
+use hightower_engine::{AppendMode, Background, Error, SingleNodeEngine, SnapshotEngine, StoreConfig, TablesUse};
 use hightower_segment::sim::{Choice, CrashPlan, CrashPoint, SimFs};
 
 fn reopen(fs: &SimFs, mode: AppendMode, seed: u64) -> Result<SingleNodeEngine, String> {
@@ -51,6 +52,7 @@ fn check(
     let state = engine.snapshot_state().map_err(|error| format!("cannot be read: {error}"))?;
     let (found, promised) = found_and_promised(world, state.digest(), point)?;
     check_report(world, &engine, point, found)?;
+    check_feeds(world, &engine, point)?;
     let mut visited = 1;
     if nth.is_multiple_of(16) {
         visited += crash_the_recovery(world, fs, point, mode, promised)?;
@@ -95,6 +97,42 @@ fn check_report(world: &World, engine: &SingleNodeEngine, point: CrashPoint, fou
     }
     if report.tables == TablesUse::None && report.replayed_records != report.recovery.records() {
         return Err(format!("replayed {} of {} records", report.replayed_records, report.recovery.records()));
+    }
+    Ok(())
+}
+
+/// The log has each kept commit above the seqno from which it is complete, in order. A feed that
+/// resumes at a commit that was seen before the crash has exactly the kept ones after it; if that
+/// commit is lost, or one after it is gone, the feed says so.
+fn check_feeds(world: &World, engine: &SingleNodeEngine, point: CrashPoint) -> Result<(), String> {
+    const RESUMED_MAX: usize = 8;
+    let after = |seqno: u64| -> Result<Vec<u64>, Error> {
+        let mut feed = engine.watch(.., seqno)?;
+        std::iter::from_fn(|| feed.try_next().transpose()).map(|commit| Ok(commit?.seqno())).collect()
+    };
+    let oldest = engine.stats().feeds.oldest_seqno;
+    let kept = after(oldest).map_err(|error| format!("has no feed after {oldest}: {error}"))?;
+    let begun = world.handed_out.iter().filter(|commit| commit.began <= point.op);
+    let begun: Vec<u64> = begun.map(|commit| commit.seq).collect();
+    let expected = begun.iter().filter(|seq| **seq > oldest);
+    if !kept.iter().eq(expected.take(kept.len())) {
+        return Err(format!("has the commits {kept:?} after {oldest} in its feed, of {begun:?}"));
+    }
+    let last_kept = kept.last().copied().unwrap_or(oldest);
+    let seen = world.handed_out.iter().filter(|commit| commit.done <= point.op).map(|commit| commit.seq);
+    for seq in seen.rev().take(RESUMED_MAX) {
+        let is_right = match after(seq) {
+            Ok(found) => {
+                (oldest..=last_kept).contains(&seq) && found.iter().eq(kept.iter().filter(|kept| **kept > seq))
+            }
+            Err(Error::HistoryLost { oldest: told }) => seq < oldest && told == oldest,
+            Err(Error::Diverged { last_kept: told }) => (last_kept..seq).contains(&told),
+            Err(_) => false,
+        };
+        if !is_right {
+            let found = after(seq);
+            return Err(format!("resumes after {seq} with {found:?}; it has {kept:?} after {oldest}"));
+        }
     }
     Ok(())
 }

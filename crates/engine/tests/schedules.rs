@@ -39,12 +39,15 @@ mod store;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anomalies::anomaly;
 use checker::is_linearizable;
 use client::{Client, LISTS};
 use common::{config, open_with, setting};
-use hightower_engine::{AppendMode, Background, Batch, Durability, Result, SingleNodeEngine, SnapshotEngine};
+use hightower_engine::{
+    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, Result, SingleNodeEngine, SnapshotEngine,
+};
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use history::first_out_of_order;
 use recorder::Caller;
@@ -231,6 +234,56 @@ fn checkpoints_against_writes() {
         let scene = Scene::new(Background::Caller, 0);
         scene.run(5, &[&|engine| engine.checkpoint().unwrap(), &|engine| engine.checkpoint().unwrap()]);
     });
+}
+
+/// Each feed gets every commit, beside writers, segment changes and a compaction. A lost wake-up
+/// lets a reader wait until the steps are used up.
+fn feeds_beside_writers(background: Background) {
+    const WRITES: usize = 3;
+    let scene = Scene::new(background, 0);
+    scene.fill();
+    let (engine, start) = (&scene.engine, scene.engine.latest_seq());
+    let write = |number: u8| {
+        let put = |nth: usize| {
+            // Some commits fill a segment.
+            let value = vec![number; if nth == 1 { 3000 } else { 10 }];
+            let durability = if nth == 2 { Durability::Sync } else { Durability::Os };
+            let outcome = engine.commit_with(Batch::new().put(format!("{number}/{nth}"), value), durability);
+            let BatchOutcome::Committed(committed) = outcome.unwrap() else { panic!("rejected") };
+            committed.seq
+        };
+        (0..WRITES).map(put).collect::<Vec<u64>>()
+    };
+    let read = |feed: ChangeFeed| feed.take(2 * WRITES).map(|commit| commit.unwrap().seqno()).collect::<Vec<u64>>();
+    let (mut made, found) = thread::scope(|scope| {
+        let readers = [
+            scope.spawn(|| read(engine.watch(.., start).unwrap())),
+            scope.spawn(|| read(engine.watch_durable(.., start).unwrap())),
+            scope.spawn(|| {
+                let feed = engine.watch(.., start).unwrap();
+                // In a schedule every timer may fire early.
+                while !engine.wait_for(start + 1, Duration::MAX).unwrap() {}
+                read(feed)
+            }),
+        ];
+        scope.spawn(|| drop(engine.run_compaction_now().unwrap()));
+        let writers = [0, 1].map(|number| scope.spawn(move || write(number)));
+        let made = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<u64>>();
+        engine.flush().unwrap();
+        (made, readers.map(|reader| reader.join().unwrap()))
+    });
+    made.sort_unstable();
+    assert!(found.iter().all(|found| *found == made), "{found:?} of {made:?}");
+}
+
+#[test]
+fn feeds_with_threads() {
+    explore(|| feeds_beside_writers(Background::Threads));
+}
+
+#[test]
+fn feeds_with_callers_only() {
+    explore(|| feeds_beside_writers(Background::Caller));
 }
 
 /// Writers, the thread that prepares files and the thread that releases room request room at the

@@ -19,6 +19,8 @@ pub enum Rank {
     Closing,
     /// The lock of compaction, flushes and backups, one at a time.
     Turn,
+    /// The followers of the log: which feeds get which commits.
+    Feeds,
     /// The commit log: one commit at a time.
     Commit,
     /// The writer of the state.

@@ -2,6 +2,7 @@
 
 use super::catcher::{Catcher, ENGINE_CRASHES, Mutant, Shows, caught, engine, plain, storms, within_engine};
 use super::list_of_auth::OF_AUTH;
+use super::list_of_feed::OF_FEED;
 use super::list_of_index::OF_INDEX_AND_STATE;
 use super::list_of_levels::OF_LEVELS;
 use super::list_of_segments::{OF_SEGMENTS, read_ahead, surroundings_of_segments};
@@ -12,7 +13,13 @@ use crate::cfgs::Cfgs;
 /// All planted bugs.
 pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
     let store = OF_STORE.iter().chain(OF_SEGMENTS);
-    store.chain(OF_INDEX_AND_STATE).chain(OF_LEVELS).chain(OF_TABLE).chain(OF_TRANSACTIONS).chain(OF_AUTH)
+    store
+        .chain(OF_INDEX_AND_STATE)
+        .chain(OF_LEVELS)
+        .chain(OF_TABLE)
+        .chain(OF_TRANSACTIONS)
+        .chain(OF_FEED)
+        .chain(OF_AUTH)
 }
 
 /// Crashes of many workloads of the segment layer.

@@ -16,6 +16,7 @@ use crate::compaction::usage::usage;
 use crate::components::Components;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
+use crate::feed::FeedHub;
 use crate::guarded::{Panics, choose};
 use crate::maintenance::{Cause, Maintenance, Turn};
 use crate::mutants::planted;
@@ -58,6 +59,7 @@ pub(crate) struct Compaction {
     maintenance: Arc<Maintenance>,
     flusher: Arc<TableFlusher>,
     runner: Arc<CompactionRunner>,
+    feeds: Arc<FeedHub>,
 }
 
 /// The parts of a store that [`Compaction`] works with.
@@ -73,6 +75,7 @@ pub(crate) struct CompactionParts<'a> {
     pub(crate) maintenance: &'a Arc<Maintenance>,
     pub(crate) flusher: &'a Arc<TableFlusher>,
     pub(crate) runner: &'a Arc<CompactionRunner>,
+    pub(crate) feeds: &'a Arc<FeedHub>,
 }
 
 impl Compaction {
@@ -90,6 +93,7 @@ impl Compaction {
             maintenance: Arc::clone(parts.maintenance),
             flusher: Arc::clone(parts.flusher),
             runner: Arc::clone(parts.runner),
+            feeds: Arc::clone(parts.feeds),
         }
     }
 
@@ -358,7 +362,8 @@ impl Compaction {
             let mut log = self.log.lock()?;
             let stamp = self.time.stamp(log.max_version);
             log.appender.roll(0, Purpose::Reclaim, stamp).map_err(|failure| self.store.append_failed(failure))?;
-            log.adopt_segment(&self.read.segments).map_err(|failure| self.store.poison().latch(&failure))?;
+            log.adopt_segment(&self.read.segments, &self.feeds)
+                .map_err(|failure| self.store.poison().latch(&failure))?;
         }
         self.tail.wake();
         store.sync_predecessors()?;

@@ -29,6 +29,7 @@ use crate::compaction::stats::RunReport;
 use crate::components::Components;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
+use crate::feed::FeedHub;
 use crate::maintenance::{Maintenance, Turn};
 use crate::mutants::planted;
 use crate::open_store::OpenStore;
@@ -56,6 +57,7 @@ pub(crate) struct CompactionRunner {
     sync: Arc<SyncPath>,
     quota: Arc<DiskQuota>,
     maintenance: Arc<Maintenance>,
+    feeds: Arc<FeedHub>,
 }
 
 /// The parts of a store that compaction uses.
@@ -68,6 +70,7 @@ pub(crate) struct RunnerParts<'a> {
     pub(crate) sync: &'a Arc<SyncPath>,
     pub(crate) quota: &'a Arc<DiskQuota>,
     pub(crate) maintenance: &'a Arc<Maintenance>,
+    pub(crate) feeds: &'a Arc<FeedHub>,
 }
 
 impl CompactionRunner {
@@ -81,6 +84,7 @@ impl CompactionRunner {
             sync: Arc::clone(parts.sync),
             quota: Arc::clone(parts.quota),
             maintenance: Arc::clone(parts.maintenance),
+            feeds: Arc::clone(parts.feeds),
         }
     }
 
@@ -215,6 +219,7 @@ impl CompactionRunner {
     /// Removes the inputs from the segment table, and frees the files that no reader holds.
     fn retire(&self, turn: &mut Turn, store: &SegmentStore, edit: &Edit, report: &mut RunReport) -> Result<()> {
         let gone = self.read.segments.remove(&edit.remove);
+        self.feeds.log().note_removed(&edit.remove);
         let gone: Vec<Arc<Segment>> = gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
         step();
         report.removed_segments = gone.len() as u64;
@@ -230,6 +235,7 @@ impl CompactionRunner {
         if turn.retired.is_empty() {
             return Ok(());
         }
+        self.feeds.give_up_removed(self.quota.is_kept() && !store.tail_stats().full);
         // The old table is freed once all guards that could see it have ended.
         let _ended = synchronize(0);
         let mut waiting = std::mem::take(&mut turn.retired).into_iter();

@@ -6,6 +6,7 @@ use crate::commit::{WriteParts, WritePath};
 use crate::commit_log::CommitLock;
 use crate::compaction::{Compaction, CompactionParts, CompactionRunner, RunnerParts};
 use crate::engine::SingleNodeEngine;
+use crate::feed::{FeedHub, FeedLog, FeedParts};
 use crate::lifecycle::{LifeParts, Lifecycle};
 use crate::maintenance::{Maintenance, Turn};
 use crate::open::Opened;
@@ -31,18 +32,24 @@ impl SingleNodeEngine {
         let store = &Arc::new(OpenStore::new(segment_store, fork_guard));
         let log = &Arc::new(CommitLock::new(log));
         let maintenance = &Arc::new(Maintenance::new(turn, time.now_ms()));
-        let sync = &Arc::new(SyncPath::new(&components, read, store));
+        let bell = &Arc::default();
+        let sync = &Arc::new(SyncPath::new(&components, read, store, bell));
+        let segments = read.segments.all().into_iter().map(|tracked| Arc::clone(&tracked.segment));
+        let feed_log = FeedLog::new(opened.history, segments);
+        let parts = FeedParts { read, store, sync, bell };
+        let feeds = &FeedHub::new(&components, config.max_feed_lag_bytes, feed_log, &parts);
         let tables = &Arc::new(Tables::new(opened.tables));
         let quota = &Arc::new(DiskQuota::new(config, read, store, tables));
         let tail = &Arc::new(TailUpkeep::new(&components, &TailParts { config, time, read, log, store, quota }));
-        let parts = WriteParts { time, read, log, store, sync, tail, quota, maintenance };
+        let parts = WriteParts { time, read, log, store, sync, tail, quota, maintenance, feeds, bell };
         let write = Arc::new(WritePath::new(config, &parts));
         let parts = FlushParts { read, log, store, sync, tables, maintenance };
         let flusher = &Arc::new(TableFlusher::new(&components, &parts));
-        let parts = RunnerParts { config, time, read, store, sync, quota, maintenance };
+        let parts = RunnerParts { config, time, read, store, sync, quota, maintenance, feeds };
         let runner = &Arc::new(CompactionRunner::new(&components, &parts));
         let panics = &panics;
-        let parts = CompactionParts { config, panics, time, read, log, store, tail, maintenance, flusher, runner };
+        let parts =
+            CompactionParts { config, panics, time, read, log, store, tail, maintenance, flusher, runner, feeds };
         let compaction = Arc::new(Compaction::new(&components, &parts));
         let life = Lifecycle::new(LifeParts {
             panics: Arc::clone(panics),
@@ -55,6 +62,7 @@ impl SingleNodeEngine {
             maintenance: Arc::clone(maintenance),
             flusher: Arc::clone(flusher),
             runner: Arc::clone(runner),
+            feeds: Arc::clone(feeds),
         });
         Self {
             config: Arc::clone(config),
@@ -71,6 +79,7 @@ impl SingleNodeEngine {
             components,
             write,
             compaction,
+            feeds: Arc::clone(feeds),
             durability,
             report,
             transactions: Arc::default(),

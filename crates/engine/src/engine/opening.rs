@@ -243,6 +243,7 @@ mod tests {
                 time,
                 state,
                 segments,
+                history: Default::default(),
                 log: None,
                 lock: None,
                 flushed: None,

@@ -1,0 +1,28 @@
+//! The change feed: the commits of the log in order, for readers that follow it.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `change_feed.rs`, `commit.rs` | the feed and its commits, for the caller |
+//! | `hub.rs`, `lane.rs`, `watched_range.rs` | new commits are read once for all feeds that have caught up |
+//! | `log.rs`, `cursor.rs` | the segments of commits in order, and reading them |
+//! | `bell.rs`, `signal.rs` | the signals from writers to the hub, and from the hub to a waiting feed |
+
+mod bell;
+mod change_feed;
+mod commit;
+mod cursor;
+mod hub;
+mod lane;
+mod log;
+mod signal;
+mod watched_range;
+
+pub(crate) use bell::FeedBell;
+pub use change_feed::ChangeFeed;
+pub(crate) use change_feed::FeedStart;
+pub use commit::{ChangeKind, FeedChange, FeedCommit};
+pub(crate) use cursor::LogCursor;
+pub use hub::FeedStats;
+pub(crate) use hub::{FeedHub, FeedParts, FeedReach};
+pub(crate) use log::FeedLog;
+pub(crate) use watched_range::WatchedRange;

@@ -1,0 +1,166 @@
+//! The segments of commits in their order, for readers that follow the log.
+//!
+//! The list is always complete: it has every segment with commits above one seqno. When compaction
+//! has removed a segment, the list keeps it as long as a feed needs it; after that, the list begins
+//! behind it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hightower_log::SegmentKind;
+use hightower_segment::{CommitHistory, LostCommits, Segment};
+
+use crate::error::{Error, Result};
+use crate::mutants::planted;
+use crate::sync::Mutex;
+
+/// The log of a store, for feeds.
+#[derive(Debug)]
+pub(crate) struct FeedLog {
+    state: Mutex<FeedLogState>,
+}
+
+#[derive(Debug)]
+struct FeedLogState {
+    history: CommitHistory,
+    /// By their base seq.
+    segments: BTreeMap<u64, FeedSegment>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct FeedSegment {
+    segment: Arc<Segment>,
+    /// Whether compaction has removed it from the store.
+    is_removed: bool,
+}
+
+impl FeedLog {
+    /// The log of a store with these segments.
+    pub(crate) fn new(history: CommitHistory, segments: impl Iterator<Item = Arc<Segment>>) -> Self {
+        let is_held = |segment: &Arc<Segment>| {
+            let last_seq = segment.last_seq().unwrap_or(u64::MAX);
+            segment.kind() == SegmentKind::Append && last_seq > history.complete_after
+        };
+        let named = segments.filter(is_held).map(|segment| (segment.header().base_seq, FeedSegment::named(segment)));
+        let segments = named.collect();
+        Self { state: Mutex::new(FeedLogState { history, segments, is_closed: false }) }
+    }
+
+    /// Adds the segment that the next commit goes to. The caller holds the commit lock.
+    pub(crate) fn add(&self, segment: &Arc<Segment>) {
+        let added = FeedSegment::named(Arc::clone(segment));
+        self.state.lock().segments.insert(segment.header().base_seq, added);
+    }
+
+    /// The segment of the first commit above `after`; commits at or below `after` may come first.
+    /// `None` if the log of a store that is open for reading ends before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HistoryLost`], [`Error::Diverged`], [`Error::Closed`].
+    pub(crate) fn segment_after(&self, after: u64, visible: u64) -> Result<Option<Arc<Segment>>> {
+        let state = self.state.lock();
+        state.check_open()?;
+        if let Some(LostCommits { from, .. }) = state.history.lost_at(after) {
+            return Err(Error::Diverged { last_kept: from - 1 });
+        }
+        if after > visible {
+            return Err(Error::Diverged { last_kept: visible });
+        }
+        state.check_held(after)?;
+        let has_more = |found: &(&u64, &FeedSegment)| found.1.segment.last_seq().is_none_or(|last| last > after);
+        let begins_before = state.segments.range(..=after).next_back().filter(has_more);
+        let found = begins_before.or_else(|| state.segments.range(after + 1..).next());
+        Ok(found.map(|(_, found)| Arc::clone(&found.segment)))
+    }
+
+    /// The segment behind that with this base seq, for a reader that has read all commits up to
+    /// `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HistoryLost`] if commits between `after` and that segment are gone;
+    /// [`Error::Closed`].
+    pub(crate) fn next_segment(&self, base_seq: u64, after: u64) -> Result<Option<Arc<Segment>>> {
+        let state = self.state.lock();
+        state.check_open()?;
+        if !planted("lost_segments_skipped") {
+            state.check_held(after)?;
+        }
+        Ok(state.segments.range(base_seq + 1..).next().map(|(_, found)| Arc::clone(&found.segment)))
+    }
+
+    /// Each commit above this seqno is there, but for those lost in crashes.
+    pub(crate) fn complete_after(&self) -> u64 {
+        self.state.lock().history.complete_after
+    }
+
+    /// Notes that compaction has removed these segments.
+    pub(crate) fn note_removed(&self, ids: &[u32]) {
+        let mut state = self.state.lock();
+        for found in state.segments.values_mut() {
+            found.is_removed |= ids.contains(&found.segment.id());
+        }
+    }
+
+    /// A reader that has read all commits up to this seqno is at most `max_bytes` behind the end.
+    pub(crate) fn within(&self, max_bytes: u64) -> u64 {
+        let state = self.state.lock();
+        let mut sum_bytes = 0;
+        let near = state.segments.iter().rev().take_while(|(_, found)| {
+            sum_bytes += u64::from(found.segment.len_bytes());
+            sum_bytes <= max_bytes
+        });
+        near.last().map_or(u64::MAX, |(base_seq, _)| base_seq.saturating_sub(1))
+    }
+
+    /// Gives removed segments up that have no commit above `needed_after`, and with them every
+    /// earlier segment.
+    pub(crate) fn give_up_to(&self, needed_after: u64) {
+        let mut state = self.state.lock();
+        let removed = state.segments.values().filter(|found| found.is_removed);
+        let last_seq = removed.filter_map(|found| found.segment.last_seq()).filter(|last| *last <= needed_after).max();
+        let Some(last_seq) = last_seq else { return };
+        let kept = state.segments.split_off(&last_seq.saturating_add(1));
+        let given_up = std::mem::replace(&mut state.segments, kept);
+        state.history.complete_after = state.history.complete_after.max(last_seq);
+        // The last holder unmaps a file: not under the lock.
+        drop(state);
+        drop(given_up);
+    }
+
+    /// Bytes of the segments that only feeds hold.
+    pub(crate) fn removed_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let removed = state.segments.values().filter(|found| found.is_removed);
+        removed.map(|found| u64::from(found.segment.len_bytes())).sum()
+    }
+
+    /// Gives everything up: the store is closing.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        let segments = std::mem::take(&mut state.segments);
+        drop(state);
+        drop(segments);
+    }
+}
+
+impl FeedLogState {
+    /// A reader must not take the end of the list for the end of the log.
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn check_held(&self, after: u64) -> Result<()> {
+        let oldest = self.history.complete_after;
+        if after < oldest { Err(Error::HistoryLost { oldest }) } else { Ok(()) }
+    }
+}
+
+impl FeedSegment {
+    fn named(segment: Arc<Segment>) -> Self {
+        Self { segment, is_removed: false }
+    }
+}
