@@ -114,19 +114,19 @@ fn threads_of_stores(count: usize) -> Vec<String> {
 #[cfg(target_os = "linux")]
 #[test]
 fn threads_of_a_store() {
-    let said = "5 threads of its own (`flush`, `tail`, `pages`, `seal`, `compact`)";
+    let said = "6 threads of its own (`flush`, `tail`, `pages`, `seal`, `feed`, `compact`)";
     for path in ["crates/kv/README.md", "crates/engine/README.md", "crates/engine/src/lib.rs"] {
         says(path, said);
     }
     let dir = tempfile::tempdir().unwrap();
     let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("inline"))).unwrap();
-    for name in threads_of_stores(5) {
+    for name in threads_of_stores(6) {
         // The system cuts names to 15 bytes.
         assert!(said.contains(&format!("`{name}")), "{name} is not named in: {said}");
     }
     drop(engine);
     let queued = StoreConfig::at(dir.path().join("queued")).with_commit_queue_depth(3072);
     let engine = SingleNodeEngine::with_config(queued).unwrap();
-    assert_eq!(threads_of_stores(6).iter().filter(|name| "commit".starts_with(name.as_str())).count(), 1);
+    assert_eq!(threads_of_stores(7).iter().filter(|name| "commit".starts_with(name.as_str())).count(), 1);
     drop(engine);
 }
