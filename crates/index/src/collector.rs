@@ -442,7 +442,9 @@ mod models {
                 reader.collector.end_thread(record);
             });
             cell.replace(own);
-            (0..3).for_each(|_| cell.collector.flush(own));
+            (0..3).for_each(|_| {
+                let _epoch = cell.collector.flush(own);
+            });
             reader.join().unwrap();
         });
     }
@@ -460,9 +462,13 @@ mod models {
                 reader.read(record);
             });
             cell.replace(own);
-            (0..2).for_each(|_| cell.collector.flush(own));
+            (0..2).for_each(|_| {
+                let _epoch = cell.collector.flush(own);
+            });
             reader.join().unwrap();
-            (0..3).for_each(|_| cell.collector.flush(own));
+            (0..3).for_each(|_| {
+                let _epoch = cell.collector.flush(own);
+            });
             assert_eq!(cell.collector.waiting.load(Ordering::Relaxed), 0, "everything is freed in the end");
         });
     }
