@@ -138,7 +138,7 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "any_version_submitted",
         "only the store assigns versions from 2^63 on",
-        &[callers_numbers("a_version_from")],
+        &[storms("numbers"), callers_numbers("a_version_from")],
     ),
     caught(
         "outputs_as_old_as_inputs",
@@ -214,7 +214,11 @@ const OF_STORE: &[Mutant] = &[
         "a compaction waits for readers that are about to end",
         &[plain("hightower-engine", "upkeep_faults", "compaction_waits_for_readers")],
     ),
-    caught("full_runs_are_not_made_smaller", "a compaction that finds no room takes fewer segments", &[HALF_DEAD]),
+    caught(
+        "full_runs_are_not_made_smaller",
+        "a compaction that finds no room takes fewer segments",
+        &[storms("devices"), HALF_DEAD],
+    ),
     caught(
         "witness_ignored",
         "damage of durable bytes is not taken for a torn tail",
@@ -431,7 +435,7 @@ const OF_STORE: &[Mutant] = &[
         name: "reentry_not_seen",
         rule: "a call that would wait for itself is an error",
         shows: Shows::ByHanging,
-        caught_by: &[within_engine("its_holder_is_refused_and_others_wait")],
+        caught_by: &[storms("callbacks"), within_engine("its_holder_is_refused_and_others_wait")],
     },
     Mutant {
         name: "backup_keeps_the_turn",

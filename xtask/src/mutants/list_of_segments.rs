@@ -1,6 +1,6 @@
 //! Planted bugs of segment files and of the write-ahead log, which the tests of segments catch.
 
-use super::catcher::{Catcher, Mutant, caught, plain};
+use super::catcher::{Catcher, Mutant, caught, plain, storms};
 
 const fn life_of_segments(filter: &'static str) -> Catcher {
     plain("hightower-segment", "life", filter)
@@ -79,7 +79,11 @@ pub(super) const OF_SEGMENTS: &[Mutant] = &[
     caught(
         "path_resolved_again",
         "a store stays with the directory that it opened",
-        &[surroundings_of_segments("a_store_stays_with_its_directory"), surroundings_of_segments("a_relative_path")],
+        &[
+            storms("directory"),
+            surroundings_of_segments("a_store_stays_with_its_directory"),
+            surroundings_of_segments("a_relative_path"),
+        ],
     ),
     caught(
         "unlocked_by_closing",
@@ -89,7 +93,7 @@ pub(super) const OF_SEGMENTS: &[Mutant] = &[
     caught(
         "child_unlocks",
         "a forked child does not release its parent's lock",
-        &[surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
+        &[storms("processes"), surroundings_of_segments("a_child_of_fork_leaves_the_store_alone")],
     ),
     caught(
         "forks_unnoticed",
