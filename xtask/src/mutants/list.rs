@@ -204,11 +204,7 @@ const OF_STORE: &[Mutant] = &[
         "a segment is at most a small part of its device",
         &[rule_of_segments("segments_fit_a_small_device")],
     ),
-    caught(
-        "reserve_not_put_back",
-        "a used reserve is created again from the first free room",
-        &[rule_of_segments("openings_leave_compaction_its_room")],
-    ),
+    caught("reserve_not_put_back", "a used reserve is created again from the first free room", &[HALF_DEAD]),
     caught(
         "readers_not_awaited",
         "a compaction waits for readers that are about to end",
