@@ -32,7 +32,7 @@ fuzz_target!(|input: Input| {
     let engine = SingleNodeEngine::with_components(config(), components(&fs)).expect("no table keeps a store from opening");
     assert_eq!(engine.len(), written.len());
     for (key, values) in written {
-        let found = engine.get(key).expect("what was replayed can be read");
+        let found = engine.get(key).expect("a replayed record can be read");
         assert_eq!(found.as_deref(), values.last().map(Vec::as_slice), "{key:?}");
     }
 });

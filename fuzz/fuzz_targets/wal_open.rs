@@ -87,7 +87,7 @@ fn check(fs: &SimFs) {
     assert_eq!(recovery.positions, positions);
     let read = |wal: &Wal| -> Vec<Vec<u8>> {
         let entries = wal.read(wal.positions().start).expect("the first position is in the log");
-        entries.map(|entry| entry.expect("what was replayed can be read").bytes.to_vec()).collect()
+        entries.map(|entry| entry.expect("a replayed record can be read").bytes.to_vec()).collect()
     };
     let mut entries = read(&wal);
     assert_eq!(entries.len() as u64, positions.end - positions.start);

@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(outcome.operations, outcome.done.iter().sum::<usize>() as u64);
         assert_eq!(outcome.operations, outcome.latencies_ns.len() as u64);
         assert!(outcome.latencies_ns.iter().all(|&nanoseconds| nanoseconds >= 2_000_000));
-        assert!(outcome.rate() < 1000.0, "the rate counts what was done, not what was asked for");
+        assert!(outcome.rate() < 1000.0, "the rate counts finished operations, not requested ones");
         assert_eq!(store.pairs.lock().unwrap().len() as u64, outcome.operations);
 
         complete(&store, &streams, &outcome.done, 100).unwrap();

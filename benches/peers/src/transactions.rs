@@ -25,7 +25,7 @@ pub(crate) struct TransactionPlan {
     pub(crate) budget: Duration,
 }
 
-/// What was done.
+/// The finished work.
 pub(crate) struct Transacted {
     /// Committed transactions per second.
     pub(crate) rate: f64,

@@ -394,7 +394,7 @@ fn the_pipeline_keeps_order_and_outcomes() {
     engine.put_with("synced", "v", Durability::Sync).unwrap();
     let ticket = engine.commit_async(Batch::new().put("last", "one")).unwrap();
     engine.close().unwrap();
-    assert!(ticket.wait().unwrap().is_committed(), "closing commits what was handed in");
+    assert!(ticket.wait().unwrap().is_committed(), "a close commits the queued writes");
     assert_eq!(engine.submit_async(set("k", "v", 1)).unwrap_err().code(), "closed");
 }
 

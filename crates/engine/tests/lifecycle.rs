@@ -144,7 +144,7 @@ fn a_store_that_is_open_for_reading_says_so_too() {
 }
 
 #[test]
-fn whoever_watches_an_opening_cannot_open_the_store_meanwhile() {
+fn the_watcher_of_an_open_cannot_open_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let engine = at(&dir);
     for number in 0..200 {
@@ -260,7 +260,7 @@ fn with_much(dir: &std::path::Path, components: Components) -> SingleNodeEngine 
 }
 
 #[test]
-fn whoever_watches_a_backup_may_call_the_store_and_close_it() {
+fn the_watcher_of_a_backup_may_call_and_close_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let engine = with_much(&dir.path().join("kv"), Components::default());
     engine.delete("0000").unwrap();
@@ -373,7 +373,7 @@ fn an_export_goes_on_when_the_store_is_closed() {
 }
 
 #[test]
-fn whoever_watches_a_copy_or_a_check_gets_an_answer_from_the_store_it_is_of() {
+fn the_watcher_of_a_copy_or_a_check_gets_an_answer_from_its_store() {
     let dir = tempfile::tempdir().unwrap();
     let kv = dir.path().join("kv");
     drop(with_much(&kv, Components::default()));

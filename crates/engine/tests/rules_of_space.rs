@@ -213,7 +213,7 @@ fn everything_at_once_until_it_is_closed() {
         assert!(!engine.open_report().was_unclean());
         let written = written.into_inner();
         assert!((50..=52).contains(&engine.len()), "{}", engine.len());
-        assert!(engine.contains_key(format!("{:09}", written - 1)).unwrap(), "what was acknowledged");
+        assert!(engine.contains_key(format!("{:09}", written - 1)).unwrap(), "the last acknowledged put");
         let expected = digest(&engine);
         assert!(digests_from_everywhere(dir.path(), engine).iter().all(|digest| *digest == expected));
     }

@@ -159,7 +159,7 @@ fn a_callback_hands_writes_in_and_is_refused_what_would_wait_for_itself() {
     assert!(own_waits.iter().all(|error| matches!(error, Error::Validation(_))), "{own_waits:?}");
     engine.put("after", "").unwrap();
     assert_eq!(engine.get("b").unwrap(), None, "what is refused is not written");
-    assert!(engine.contains_key("c0").unwrap(), "what was handed in is");
+    assert!(engine.contains_key("c0").unwrap(), "the queued write is committed");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn closing_answers_every_callback() {
     loop {
         match receiver.recv_timeout(LONG) {
             Ok(is_committed) => {
-                assert!(is_committed, "what was handed in before the close is committed");
+                assert!(is_committed, "a write queued before the close is committed");
                 answers += 1;
             }
             Err(RecvTimeoutError::Disconnected) => break,

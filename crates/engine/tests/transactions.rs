@@ -286,7 +286,7 @@ fn memory_is_bounded_and_reported() {
     let committed = writer.commit().unwrap();
     assert_eq!((committed.versions.len() as u32, engine.stats().transactions.len_bytes), (written, 0));
 
-    // Without writes it goes on, but can then write nothing.
+    // A transaction without writes may still read, but may no longer write.
     let mut reader = engine.transaction().unwrap();
     for number in 0..10_000_u32 {
         assert_eq!(reader.get(format!("absent/{number}")).unwrap(), None);

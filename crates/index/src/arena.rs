@@ -461,7 +461,7 @@ mod tests {
         assert!(reserve.prepare());
         reserve.clear();
         assert_eq!(reserve.held_bytes(), 0);
-        assert!(!reserve.prepare(), "what was cleared is not wanted again");
+        assert!(!reserve.prepare(), "a cleared reserve does not ask for memory");
         // SAFETY: the blocks are ours, and freed once.
         unsafe {
             arena.free(first, 8);

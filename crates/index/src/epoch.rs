@@ -67,7 +67,7 @@ const ATTEMPTS_WITHOUT_SLEEP: u32 = 4;
 /// assert!(hightower_index::synchronize(1000));
 /// ```
 pub fn synchronize(limit_ms: u32) -> bool {
-    // What was removed before is sealed at this epoch or before, and is freed two steps later.
+    // Memory removed until now is sealed at this epoch or before, and is freed two steps later.
     let until = pin().inner.flush() + 2;
     for attempt in 0..ATTEMPTS_WITHOUT_SLEEP.saturating_add(limit_ms) {
         if attempt >= ATTEMPTS_WITHOUT_SLEEP {

@@ -35,7 +35,7 @@ fn retire(alive: &Arc<AtomicI64>, count: usize, panics: bool) {
 
 /// One test, because all threads of a process share the waiting garbage.
 #[test]
-fn whoever_takes_a_guard_or_ends_does_not_panic_for_the_values_of_others() {
+fn a_guard_or_the_end_of_a_thread_does_not_panic_for_the_values_of_others() {
     let alive = Arc::default();
     retire(&alive, 1000, true);
     thread::scope(|scope| {

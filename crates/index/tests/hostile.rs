@@ -173,7 +173,10 @@ fn a_bulk_build_is_there_or_not() {
             if built.is_err() {
                 assert_eq!(alive.load(Ordering::SeqCst), 0, "a panic at call {at}");
                 let is_there = |number: u64| map.get(&number.to_be_bytes(), &pin()).is_some();
-                assert!(!(0..KEYS).step_by(61).any(is_there), "a panic at call {at} leaves what was dropped in reach");
+                assert!(
+                    !(0..KEYS).step_by(61).any(is_there),
+                    "after a panic at call {at}, dropped values can be reached"
+                );
             }
             // The map is usable, and can be built again.
             assert_eq!(writer.bulk_build([("a", Witness::new(&alive))]), 1);

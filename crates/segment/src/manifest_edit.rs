@@ -297,21 +297,22 @@ mod tests {
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));
     }
 
+    /// A whole manifest with this change is damaged.
+    fn is_damaged(change: fn(&mut Manifest)) {
+        let (mut manifest, _) = edited();
+        change(&mut manifest);
+        let found = Manifest::decode(&manifest.encode());
+        assert!(matches!(found, Err(ManifestError::Damaged { .. })), "{found:?}");
+    }
+
     #[test]
     fn histories_that_a_store_cannot_have_are_damage() {
-        let (manifest, _) = edited();
-        let wrong = |change: fn(&mut Manifest)| {
-            let mut wrong = manifest.clone();
-            change(&mut wrong);
-            let found = Manifest::decode(&wrong.encode());
-            assert!(matches!(found, Err(ManifestError::Damaged { .. })), "{found:?}");
-        };
-        wrong(|manifest| manifest.history.complete_after = 66);
-        wrong(|manifest| manifest.history.lost = vec![LostCommits { from: 0, to: 5 }]);
-        wrong(|manifest| manifest.history.lost = vec![LostCommits { from: 5, to: 5 }]);
-        wrong(|manifest| manifest.history.lost = vec![LostCommits { from: 5, to: 67 }]);
-        wrong(|manifest| manifest.history.lost = [4, 5].map(|from| LostCommits { from, to: 6 }).to_vec());
-        wrong(|manifest| {
+        is_damaged(|manifest| manifest.history.complete_after = 66);
+        is_damaged(|manifest| manifest.history.lost = vec![LostCommits { from: 0, to: 5 }]);
+        is_damaged(|manifest| manifest.history.lost = vec![LostCommits { from: 5, to: 5 }]);
+        is_damaged(|manifest| manifest.history.lost = vec![LostCommits { from: 5, to: 67 }]);
+        is_damaged(|manifest| manifest.history.lost = [4, 5].map(|from| LostCommits { from, to: 6 }).to_vec());
+        is_damaged(|manifest| {
             manifest.segments[0].state = SegmentState::Sealed { len_bytes: 100, records: 2, commits: 3 };
         });
     }
@@ -365,22 +366,15 @@ mod tests {
 
     #[test]
     fn tables_that_a_store_cannot_have_are_damage() {
-        let (manifest, _) = edited();
-        let wrong = |change: fn(&mut Manifest)| {
-            let mut wrong = manifest.clone();
-            change(&mut wrong);
-            let found = Manifest::decode(&wrong.encode());
-            assert!(matches!(found, Err(ManifestError::Damaged { .. })), "{found:?}");
-        };
-        wrong(|manifest| manifest.tables.newest_first[0].id = 3);
-        wrong(|manifest| manifest.tables.newest_first[0].id = 0);
-        wrong(|manifest| manifest.next_table_id = 5);
-        wrong(|manifest| manifest.tables.newest_first.clear());
-        wrong(|manifest| manifest.tables.covered = CoveredPosition::default());
-        wrong(|manifest| manifest.tables.covered.segment = 3);
-        wrong(|manifest| manifest.tables.covered.compacted_below = 4);
-        wrong(|manifest| manifest.tables.covered.offset = 63);
-        wrong(|manifest| manifest.tables.covered.next_seq = 67);
+        is_damaged(|manifest| manifest.tables.newest_first[0].id = 3);
+        is_damaged(|manifest| manifest.tables.newest_first[0].id = 0);
+        is_damaged(|manifest| manifest.next_table_id = 5);
+        is_damaged(|manifest| manifest.tables.newest_first.clear());
+        is_damaged(|manifest| manifest.tables.covered = CoveredPosition::default());
+        is_damaged(|manifest| manifest.tables.covered.segment = 3);
+        is_damaged(|manifest| manifest.tables.covered.compacted_below = 4);
+        is_damaged(|manifest| manifest.tables.covered.offset = 63);
+        is_damaged(|manifest| manifest.tables.covered.next_seq = 67);
         // An edit with such a list is also refused.
         let mut first = Manifest::new([0xab; 16]);
         first.next_segment_id = 3;

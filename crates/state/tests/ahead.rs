@@ -33,7 +33,7 @@ fn walk(mut range: StateRange<u32>, mut from_back: impl FnMut(usize) -> bool) ->
     }
     let mut told = told.into_inner();
     told.sort_unstable();
-    assert_eq!(told, (0..KEYS).collect::<Vec<_>>(), "each is told of once");
+    assert_eq!(told, (0..KEYS).collect::<Vec<_>>(), "each key is reported once");
     handed
 }
 

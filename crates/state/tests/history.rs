@@ -146,8 +146,8 @@ impl World {
         let Some((key, version)) = at.checked_rem(tombstones.len()).map(|at| &tombstones[at]) else { return };
         let is_read = self.snapshots.iter().any(|(_, model)| model.get(key).is_some());
         let removed = self.state.writer().remove_tombstone(key, *version);
-        assert!(!removed || !is_read, "a snapshot reads what was before it");
-        assert!(removed || !self.snapshots.is_empty(), "nothing stands in the way of this one");
+        assert!(!removed || !is_read, "a snapshot still reads the value before the tombstone");
+        assert!(removed || !self.snapshots.is_empty(), "no snapshot keeps this tombstone");
         if removed {
             self.model = without(&self.model, key);
             self.snapshots.iter_mut().for_each(|(_, model)| *model = without(model, key));

@@ -67,7 +67,7 @@ pub fn check(fs: &SimFs) {
     let Ok(engine) = SingleNodeEngine::with_components(config(), components(fs)) else { return };
     let mut count = 0;
     for entry in engine.range(..).unwrap() {
-        let value = entry.value().expect("what was replayed can be read").to_vec();
+        let value = entry.value().expect("a replayed record can be read").to_vec();
         let known = written.get(entry.key()).is_some_and(|values| values.contains(&value));
         assert!(known, "a value that was never written: {entry:?}");
         count += 1;

@@ -182,7 +182,7 @@ impl Model {
     /// The number of the write with this value.
     pub(super) fn number_of(&self, value: &[u8]) -> Result<u64> {
         let number = u64::from_le_bytes(value.first_chunk().copied().context("a value shorter than any written")?);
-        ensure!(value == self.value(number), "the value of write {number} is not what was written");
+        ensure!(value == self.value(number), "write {number} has another value than the one written");
         Ok(number)
     }
 

@@ -366,7 +366,7 @@ impl<'a> Caller<'a> {
         })?;
         if let Called::Done(BatchOutcome::Rejected(Rejected { key: rejected, expected, found, .. })) = &called {
             ensure!(rejected == key.as_bytes() && *expected == expect, "rejected for something else: {called:?}");
-            ensure!(!expect.holds(*found), "rejected, but what was found is as required: {called:?}");
+            ensure!(!expect.holds(*found), "rejected, although the requirement holds: {called:?}");
         }
         if let (Called::Done(BatchOutcome::Committed(_)), Expect::Version(version)) = (&called, expect) {
             let is_first = store.model.take_version(&key, version);

@@ -437,7 +437,7 @@ const OF_STORE: &[Mutant] = &[
         name: "backup_keeps_the_turn",
         rule: "a close does not wait for a backup",
         shows: Shows::ByHanging,
-        caught_by: &[plain("hightower-engine", "lifecycle", "whoever_watches_a_backup_may_call_the_store")],
+        caught_by: &[plain("hightower-engine", "lifecycle", "the_watcher_of_a_backup_may_call")],
     },
     caught(
         "closed_while_in_use",

@@ -105,7 +105,7 @@ pub(super) const OF_INDEX_AND_STATE: &[Mutant] = &[
     caught(
         "pin_panics",
         "taking a guard does not panic for a value that it frees",
-        &[plain("hightower-index", "drops", "whoever_takes_a_guard")],
+        &[plain("hightower-index", "drops", "a_guard_or_the_end_of_a_thread")],
     ),
     caught("panic_leaks_a_batch", "a panicking drop does not leak other values", &[hostile("a_drop_that")]),
     caught("hint_lost", "a leaf keeps its hint when a bucket grows", &[INDEX_MODEL]),

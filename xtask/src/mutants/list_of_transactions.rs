@@ -21,7 +21,7 @@ const fn schedule(filter: &'static str) -> Catcher {
 const HISTORIES: Catcher = plain("hightower-engine", "serializability", "every_history");
 
 pub(super) const OF_TRANSACTIONS: &[Mutant] = &[
-    caught("reads_not_validated", "a commit validates what was read", &[HISTORIES, rule("a_key_that_was_read_must")]),
+    caught("reads_not_validated", "a commit validates all reads", &[HISTORIES, rule("a_key_that_was_read_must")]),
     caught(
         "absent_reads_forgotten",
         "a key that was read as absent must not appear",
@@ -75,7 +75,7 @@ pub(super) const OF_TRANSACTIONS: &[Mutant] = &[
     caught("own_writes_unseen_in_ranges", "also in ranges", &[rule("own_writes_are_seen")]),
     caught("own_deletes_unseen_in_ranges", "and its own deletes", &[rule("own_writes_are_seen")]),
     caught("merged_forwards_only", "ranges merge own writes from both ends", &[rule("own_writes_are_seen")]),
-    caught("rollback_drops_reads", "a rollback keeps what was read", &[rule("savepoints_take_writes_back")]),
+    caught("rollback_drops_reads", "a rollback keeps the reads", &[rule("savepoints_take_writes_back")]),
     caught("rollback_forgets_deletes", "a rollback brings own deletes back", &[rule("savepoints_take_writes_back")]),
     caught("transaction_without_limit", "a transaction's memory is bounded", &[rule("memory_is_bounded")]),
     caught(
