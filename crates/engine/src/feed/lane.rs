@@ -28,7 +28,7 @@ pub(crate) struct Lane {
     index: Option<RangeIndex>,
     /// The next commit to examine. `None` while nobody follows.
     cursor: Option<LogCursor>,
-    /// The members to tell of the commit in hand.
+    /// The members that watch a key of the commit that is examined.
     hits: Vec<u64>,
 }
 
@@ -47,7 +47,7 @@ struct Member {
     has_taken: bool,
     /// It has read all commits up to this seqno.
     after: u64,
-    /// While it follows: it had read, or was told of, its commits up to this seqno.
+    /// While it follows: it has read, or its ring has had, its commits up to this seqno.
     told: u64,
 }
 
@@ -144,16 +144,15 @@ impl Lane {
         self.has_followers() && self.cursor.as_ref().is_some_and(|cursor| cursor.next_seq() <= limit)
     }
 
-    /// Examines some commits up to `limit`. Adds the signals of the feeds that should look. Returns
-    /// whether more commits may follow.
-    pub(crate) fn examine(&mut self, log: &FeedLog, limit: u64, signals: &mut Vec<Arc<FeedSignal>>) -> bool {
+    /// Examines some commits up to `limit`. Adds the signals of the feeds that should look.
+    pub(crate) fn examine(&mut self, log: &FeedLog, limit: u64, signals: &mut Vec<Arc<FeedSignal>>) {
         let Self { members, followers, index, cursor, hits } = self;
         if *followers == 0 {
-            return false;
+            return;
         }
         let index =
             index.get_or_insert_with(|| RangeIndex::of(members.iter().map(|(id, member)| (*id, member.range.clone()))));
-        let Some(at) = cursor else { return false };
+        let Some(at) = cursor else { return };
         for _ in 0..EXAMINED_PER_HOLD {
             hits.clear();
             let next = at.next(log, limit, |_, command| index.for_each_with(command.key(), |id| hits.push(id)));
@@ -168,18 +167,17 @@ impl Lane {
                         }
                     }
                 }
-                Ok(None) => return false,
+                Ok(None) => return,
                 Err(_) => {
                     // Each follower reads on by itself, and meets the failure.
                     for member in members.values_mut().filter(|member| member.is_following) {
                         member.read_alone_from(at.clone(), signals);
                     }
                     (*followers, *cursor) = (0, None);
-                    return false;
+                    return;
                 }
             }
         }
-        true
     }
 
     /// Each feed has read all commits up to its seqno in this list.

@@ -83,7 +83,7 @@ impl RangeIndex {
             if ends_later && !planted("only_own_end_of_a_range") { other } else { last }
         });
         self.nodes[root].last = last;
-        Some(root).map(|_| last)
+        Some(last)
     }
 
     fn root(from: usize, to: usize) -> Option<usize> {
