@@ -107,8 +107,8 @@ pub enum Error {
         oldest: u64,
     },
     /// A change feed was to continue after a commit that the store does not have: a crash has taken
-    /// it, or an older copy of the store is in its place. Undo what the feed has returned of it: begin
-    /// anew with a snapshot.
+    /// it, or an older copy of the store is in its place. Undo what the feed has returned of it:
+    /// begin anew with a snapshot.
     #[error(
         "the store has no such commit: what it has kept before it ends at seqno {last_kept}; begin anew with a snapshot"
     )]
