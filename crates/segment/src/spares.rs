@@ -86,7 +86,7 @@ impl SpareFiles {
         let made = self.try_create_spare(len_bytes);
         self.note_full(matches!(&made, Err(error) if error.is_full()));
         if planted("failed_create_poisons") {
-            return made.map_err(|error| self.store.poison.latch(error));
+            return made.map_err(|error| self.store.poison.latch_sync(error));
         }
         made
     }

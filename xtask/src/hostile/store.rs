@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub(super) struct Store {
     engine: RwLock<Option<Arc<Handle>>>,
     /// The errors that calls may have while the surroundings are hostile.
     allowed: Mutex<BTreeSet<&'static str>>,
+    /// The number of begins and ends of hostile moments: odd during one.
+    moments: AtomicU64,
     /// Held by the thread that closes the engine and opens the next one.
     turn: Mutex<()>,
     /// The operations that the plan excludes.
@@ -91,6 +93,7 @@ impl Store {
             model,
             engine: RwLock::default(),
             allowed: Mutex::default(),
+            moments: AtomicU64::new(0),
             turn: Mutex::default(),
             without: plan.without.clone(),
             seen: Mutex::default(),
@@ -109,6 +112,18 @@ impl Store {
 
     pub(super) fn allows(&self, kind: &'static str) -> bool {
         lock(&self.allowed).contains(kind)
+    }
+
+    /// A hostile moment begins or ends. If a store has such moments, only they explain the errors
+    /// of its calls: a call that begins after one works.
+    pub(super) fn begin_or_end_moment(&self) {
+        self.moments.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether a call that began at the count `since` met a hostile moment.
+    fn was_hostile(&self, since: u64) -> bool {
+        let now = self.moments.load(Ordering::SeqCst);
+        now == 0 || since % 2 == 1 || now != since
     }
 
     /// The open engine; none between a close and the next open.
@@ -142,6 +157,7 @@ impl Store {
         call: impl FnOnce(&SingleNodeEngine) -> Result<T, Error>,
     ) -> Result<Called<T>> {
         let was_closed = handle.closed.load(Ordering::SeqCst);
+        let began_at = self.moments.load(Ordering::SeqCst);
         let _doing = doing(operation, detail);
         match call(&handle.engine) {
             Ok(_) if was_closed && !self.without.contains(CLOSED_READS) => {
@@ -151,7 +167,8 @@ impl Store {
             Err(error) => {
                 let kind = error.code();
                 let may_be_closed = kind == "closed" && handle.is_closing();
-                let is_allowed = may_be_closed || also.contains(&kind) || self.allows(kind);
+                let is_allowed =
+                    may_be_closed || also.contains(&kind) || (self.allows(kind) && self.was_hostile(began_at));
                 if is_allowed {
                     count_error(kind);
                     return Ok(Called::Failed(kind));

@@ -46,7 +46,7 @@ pub(super) const OF_SEGMENTS: &[Mutant] = &[
     caught(
         "failed_create_poisons",
         "a failed creation of a file does not end writing",
-        &[life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
+        &[storms("limits"), life_of_segments("a_file_that_cannot_be_made_poisons_nothing")],
     ),
     caught(
         "leftovers_count_as_lost",
@@ -110,6 +110,7 @@ pub(super) const OF_SEGMENTS: &[Mutant] = &[
         "a failure before the device is involved does not end writing",
         &[plain("hightower-segment", "faults", "shortages_pass")],
     ),
+    caught("directory_opened_to_sync", "a sync of the directory needs no descriptor", &[storms("limits")]),
     caught(
         "taken_names_refuse",
         "a name that others have taken is skipped",

@@ -234,6 +234,10 @@ impl Dir for RealDir {
 
     fn sync(&self) -> io::Result<()> {
         self.guard.check()?;
+        if planted("directory_opened_to_sync") {
+            let again = retry_on_intr(|| rustix::fs::openat(&self.descriptor, ".", DIRECTORY, Mode::empty()))?;
+            return Ok(rustix::fs::fsync(again)?);
+        }
         Ok(rustix::fs::fsync(&self.descriptor)?)
     }
 

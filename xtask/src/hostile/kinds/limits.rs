@@ -1,6 +1,7 @@
 //! Moments without descriptors, without memory to map, without threads, and storms of a process
 //! whose files must stay short (`ulimit -f`). Calls that fail then change nothing, and all calls
-//! work afterwards. Only a refusal of the device poisons a store, not a call that never reached it.
+//! that begin afterwards work. Only a refusal of the device poisons a store, not a call that never
+//! reached it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -35,8 +36,9 @@ const MIX: Mix = &[
     ("checkpoint", 10),
     ("compact", 15),
     ("backup", 3),
-    ("close", 6),
-    ("drop", 3),
+    // An open needs several moments without limits, in which all other calls are refused.
+    ("close", 2),
+    ("drop", 1),
 ];
 
 const EVENTS: &[&str] = &["descriptors", "threads", "memory", "lengths"];
@@ -108,9 +110,11 @@ fn limited(round: &Round, what: &str, random: &mut Random) -> Result<()> {
     let result = thread::scope(|scope| -> Result<()> {
         let limiter = scope.spawn(|| -> Result<()> {
             while length_limit.is_none() && !is_over.load(Ordering::Relaxed) {
-                let limit = Limit::set(what, &mut own)?;
+                store.begin_or_end_moment();
+                let limit = Limit::set(what, &mut own);
                 thread::sleep(Duration::from_micros(100 + own.below(8000)));
-                drop(limit);
+                drop(limit?);
+                store.begin_or_end_moment();
                 thread::sleep(Duration::from_micros(100 + own.below(8000)));
             }
             Ok(())
