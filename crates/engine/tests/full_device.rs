@@ -76,6 +76,13 @@ fn a_full_device_is_compacted_after_any_number_of_openings() {
 }
 
 #[test]
+fn keys_longer_than_a_segment_are_deleted_on_a_full_device() {
+    run_on(TMPFS_1, "on_a_device_of_long_keys");
+    run_on(SMALL, "on_a_device_of_long_keys");
+    run_on(EXT4_2, "on_a_device_of_long_keys");
+}
+
+#[test]
 fn a_small_device_is_of_use_with_default_settings() {
     run_on(TMPFS_48, "on_a_device_of_48_mib");
 }
@@ -150,6 +157,39 @@ fn on_a_device_that_is_opened_again_and_again() {
                 deleted += 1;
             }
         }
+        drop(engine);
+        std::fs::remove_file(format!("{device}/others")).unwrap();
+        std::fs::remove_dir_all(&config.data_dir).unwrap();
+    }
+}
+
+/// The records of deletes are as long as a segment, or longer: each needs a file of its own.
+#[test]
+#[ignore = "run by another test, on a device of its own"]
+fn on_a_device_of_long_keys() {
+    let device = std::env::var(DEVICE).unwrap();
+    for (key_len, closes) in [(2500, false), (4000, false), (4000, true), (20_000, true), (65_535, false)] {
+        let mut config = StoreConfig::at(format!("{device}/{key_len}-{closes}")).with_max_segment_size(4096);
+        config.min_segment_size = 4096;
+        config.compaction_interval = std::time::Duration::ZERO;
+        let mut engine = SingleNodeEngine::with_config(config.clone()).unwrap();
+        let long_key = |number: u32| format!("{number:0>key_len$}");
+        let put = (0..20_000).take_while(|number| engine.put(long_key(*number), [7; 10]).is_ok()).count();
+        let put = u32::try_from(put).unwrap();
+        fill_by_others(&device);
+        if closes {
+            engine.close().unwrap();
+            fill_by_others(&device);
+            engine = SingleNodeEngine::with_config(config.clone()).unwrap();
+        }
+        for number in 0..put {
+            if engine.delete(long_key(number)).is_err() {
+                let report = engine.run_compaction_now().unwrap();
+                let deleted = engine.delete(long_key(number));
+                assert!(deleted.is_ok(), "{number} of {put} keys of {key_len} bytes: {deleted:?} after {report:?}");
+            }
+        }
+        assert!(put > 0 && engine.is_empty(), "{put} keys of {key_len} bytes, {} left", engine.len());
         drop(engine);
         std::fs::remove_file(format!("{device}/others")).unwrap();
         std::fs::remove_dir_all(&config.data_dir).unwrap();

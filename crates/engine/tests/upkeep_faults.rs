@@ -329,6 +329,40 @@ fn a_full_device_is_compacted_after_any_number_of_openings() {
     }
 }
 
+/// The record of a delete is as long as a segment, or longer, so that each needs a file of its own:
+/// the reserve for the tail has its length, also after a close or a kill.
+#[test]
+fn keys_longer_than_a_segment_are_deleted_on_a_full_device() {
+    for (key_len, ends) in [(2500, "stays"), (4000, "stays"), (4000, "closes"), (20_000, "dies"), (65_535, "dies")] {
+        let mut fs = SimFs::new();
+        let config = config(AppendMode::Auto).with_max_segment_size(4096).with_min_segment_size(4096);
+        let mut engine = open_with(&fs, config.clone(), 1, Background::Caller).unwrap();
+        let long_key = |number: usize| format!("{number:0>key_len$}");
+        fs.set_capacity_bytes(Some(fs.used_bytes() + (1 << 20)));
+        let put = (0..1000).take_while(|number| engine.put(long_key(*number), [1; 100]).is_ok()).count();
+        assert!((8..500).contains(&put), "{put} keys of {key_len} bytes");
+        fs.set_capacity_bytes(Some(fs.used_bytes()));
+        if ends != "stays" {
+            if ends == "closes" {
+                engine.close().unwrap();
+            } else {
+                fs = fs.after_kill();
+            }
+            drop(engine);
+            fs.set_capacity_bytes(Some(fs.used_bytes()));
+            engine = open_with(&fs, config, 2, Background::Caller).unwrap();
+        }
+        for number in 0..put {
+            if engine.delete(long_key(number)).is_err() {
+                let report = engine.run_compaction_now().unwrap();
+                let deleted = engine.delete(long_key(number));
+                assert!(deleted.is_ok(), "{number} of {put} keys of {key_len} bytes: {deleted:?} after {report:?}");
+            }
+        }
+        assert!(engine.is_empty());
+    }
+}
+
 /// The names of the files of tables, unfinished ones included.
 fn table_files(fs: &SimFs) -> Vec<String> {
     let names = fs.names_in(Path::new("/store")).unwrap();

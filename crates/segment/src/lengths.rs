@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use hightower_log::MAX_HEAD_LEN_BYTES;
+use hightower_log::limits::MAX_KEY_LEN_BYTES;
+
 use crate::error::SegmentError;
 use crate::fs::DeviceRoom;
-use crate::layout::SHORT_LEN_BYTES;
-use crate::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::layout::{OVERHEAD_BYTES, SEAL_LEN_BYTES, SHORT_LEN_BYTES};
 use crate::mutants::planted;
 use crate::options::MIN_SEGMENT_LEN_BYTES;
 use crate::store_dir::StoreDir;
@@ -23,6 +25,12 @@ const FREE_SHARE: u64 = 8;
 const AMPLE_RESERVE_LEN_BYTES: u32 = 1 << 20;
 /// Maximum length of these reserves, unless a segment is longer.
 const FIRST_RESERVE_LEN_BYTES: u32 = 256 << 10;
+/// The length of a segment for the delete of the longest key.
+#[allow(clippy::cast_possible_truncation, reason = "65,667")]
+const DELETE_LEN_BYTES: u32 = (MAX_HEAD_LEN_BYTES + MAX_KEY_LEN_BYTES) as u32 + OVERHEAD_BYTES;
+/// The part of a segment that may be cut off, or be longer for the delete of the same key.
+#[allow(clippy::cast_possible_truncation, reason = "68")]
+const GROWTH_LEN_BYTES: u32 = MAX_HEAD_LEN_BYTES as u32 + SEAL_LEN_BYTES;
 
 /// The data that the lengths of new files depend on, besides the device.
 #[derive(Debug)]
@@ -32,7 +40,7 @@ pub(crate) struct FileLengths {
     segment_len_bytes: u32,
     /// The length of files that are created ahead of their use, in bytes.
     next: AtomicU32,
-    /// The length of the longest segment in bytes, without segments for a single long commit.
+    /// The length of the longest segment in bytes, including segments for a single long commit.
     longest: AtomicU32,
     /// The free room that the device requires for the creation of a file, in bytes, as of the last
     /// query.
@@ -40,25 +48,22 @@ pub(crate) struct FileLengths {
 }
 
 impl FileLengths {
-    pub(crate) fn new(store: Arc<StoreDir>, segment_len_bytes: u32, manifest: &Manifest) -> Self {
-        let sealed_len = |entry: &SegmentEntry| match entry.state {
-            SegmentState::Sealed { len_bytes, .. } => len_bytes.min(segment_len_bytes),
-            SegmentState::Open => 0,
-        };
-        let longest = manifest.segments.iter().map(sealed_len).max().unwrap_or(0);
+    /// For a store without segments.
+    pub(crate) fn new(store: Arc<StoreDir>, segment_len_bytes: u32) -> Self {
         Self {
             store,
             segment_len_bytes,
             next: AtomicU32::new(segment_len_bytes),
-            longest: AtomicU32::new(longest),
+            longest: AtomicU32::new(0),
             for_names: AtomicU64::new(0),
         }
     }
 
     /// The lengths of new files, if the next one needs `least` bytes.
     pub(crate) fn now(&self, least: u32) -> Result<Lengths, SegmentError> {
-        let longest = self.longest.load(Ordering::Relaxed).min(self.segment_len_bytes);
-        Ok(Lengths::of(self.room()?, least, self.next(), longest))
+        let longest = self.longest.load(Ordering::Relaxed);
+        let lengths = Lengths::of(self.room()?, least, self.next(), longest.min(self.segment_len_bytes));
+        Ok(lengths.with_deletes(longest.max(least)))
     }
 
     pub(crate) fn room(&self) -> Result<DeviceRoom, SegmentError> {
@@ -88,6 +93,12 @@ impl FileLengths {
         self.longest.fetch_max(len_bytes, Ordering::Relaxed);
     }
 
+    /// Records the length of a segment of an earlier open, which was cut at its end: the same
+    /// record with a longer head, and a seal, may be longer.
+    pub(crate) fn note_recovered(&self, len_bytes: u32) {
+        self.note_segment(len_bytes.saturating_add(GROWTH_LEN_BYTES));
+    }
+
     /// The length of a segment for commits that outrun the preparation of files: the full length.
     pub(crate) fn whole_segment(&self, lengths: Lengths, least: u32) -> u32 {
         self.segment_len_bytes.min(lengths.segment).max(least)
@@ -101,8 +112,12 @@ pub(crate) struct Lengths {
     pub(crate) segment: u32,
     /// A segment of compaction, unless one record needs more.
     pub(crate) output: u32,
-    /// The reserves for the tail and for compaction.
+    /// The reserve for compaction.
     pub(crate) reserve: u32,
+    /// The reserve for the tail.
+    pub(crate) tail: u32,
+    /// The part of it that new data needs: the longest delete fits into it.
+    pub(crate) least_tail: u32,
     /// The reserve for opening.
     pub(crate) opening: u32,
     pub(crate) available_bytes: u64,
@@ -115,9 +130,9 @@ impl Lengths {
         let share = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX).max(SHORT_LEN_BYTES);
         let output = share(room.total_bytes / DEVICE_SHARE);
         let segment = output.min(share(room.available_bytes / FREE_SHARE));
+        let opening = OPENING_LEN_BYTES.min(next);
         if planted("segments_ignore_the_device") {
-            let opening = OPENING_LEN_BYTES.min(next);
-            return Self { segment: u32::MAX, output: u32::MAX, reserve: longest, opening, available_bytes: u64::MAX };
+            return Self::with_reserves(u32::MAX, u32::MAX, longest, opening, u64::MAX);
         }
         let longest = longest.min(output);
         let taken_next = u64::from(least.max(segment.min(longest)));
@@ -127,8 +142,22 @@ impl Lengths {
         } else {
             longest.max(next.min(FIRST_RESERVE_LEN_BYTES)).min(AMPLE_RESERVE_LEN_BYTES)
         };
-        let opening = OPENING_LEN_BYTES.min(next);
-        Self { segment, output, reserve: wanted.min(output), opening, available_bytes: room.available_bytes }
+        Self::with_reserves(segment, output, wanted.min(output), opening, room.available_bytes)
+    }
+
+    fn with_reserves(segment: u32, output: u32, reserve: u32, opening: u32, available_bytes: u64) -> Self {
+        Self { segment, output, reserve, tail: reserve, least_tail: reserve / 2, opening, available_bytes }
+    }
+
+    /// With room for the delete of any key in the tail's reserve. At worst, the delete needs a
+    /// segment of its own, which is no longer than the one of the key's record. `longest` is the
+    /// length of the longest segment that exists or is about to be created.
+    fn with_deletes(self, longest: u32) -> Self {
+        if planted("long_deletes_need_no_room") {
+            return self;
+        }
+        let delete = longest.min(DELETE_LEN_BYTES);
+        Self { tail: self.tail.max(delete), least_tail: self.least_tail.max(delete), ..self }
     }
 }
 

@@ -50,7 +50,7 @@ impl StoreParts {
         lock: Box<dyn Lock>,
     ) -> Result<Self, SegmentError> {
         let store = Arc::new(StoreDir::new(dir, lock, Arc::clone(&options.entropy), manifest.next_segment_id)?);
-        let lengths = Arc::new(FileLengths::new(Arc::clone(&store), options.segment_len_bytes, &manifest));
+        let lengths = Arc::new(FileLengths::new(Arc::clone(&store), options.segment_len_bytes));
         let spares = Arc::new(SpareFiles::new(Arc::clone(&store), options.appends)?);
         let reserves = Arc::new(Reserves::new(Arc::clone(&store), Arc::clone(&lengths), Arc::clone(&spares)));
         let manifest = Arc::new(ManifestFile::new(Arc::clone(&store), Arc::clone(&reserves), manifest));

@@ -223,7 +223,7 @@ impl Reserves {
         let missing = |reserve, wanted: u32| u64::from(wanted).saturating_sub(files.len_bytes(reserve));
         missing(ReserveKind::Compaction, lengths.reserve)
             + missing(ReserveKind::Opening, lengths.opening)
-            + missing(ReserveKind::Tail, lengths.reserve)
+            + missing(ReserveKind::Tail, lengths.tail)
     }
 
     /// The length of the reserve for compaction.
@@ -260,7 +260,7 @@ impl Reserves {
     /// Shortens reserves to the wanted length if they are more than twice as long.
     pub(crate) fn trim(&self, lengths: Lengths) -> Result<(), SegmentError> {
         *self.refused.lock() = None;
-        self.change(|files| files.trim(lengths.reserve.into()))
+        self.change(|files| files.trim(lengths))
     }
 
     /// A file for compaction's output: a new file or the reserve. It has room for at least one

@@ -139,6 +139,7 @@ impl SegmentStore {
         let before: Vec<_> =
             live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
         let parts = Arc::new(StoreParts::new(dir, &options, manifest, lock)?);
+        live.iter().for_each(|found| parts.lengths.note_recovered(found.segment.len_bytes()));
         let files: Vec<_> = live.into_iter().zip(before).map(|(found, before)| recovered(found, before)).collect();
         let recovery = Recovery {
             parts: Arc::clone(&parts),

@@ -47,8 +47,10 @@ fn a_roll_takes_the_room_that_it_announces() {
         files.map(|name| world.fs.read_file(&Path::new(DIR).join(name)).unwrap().len() as u64).sum::<u64>()
     };
     // The third commit is too long for the prepared segment, which is removed once a longer one
-    // exists.
-    let rolls = [(false, 10, 1024, 1024), (true, 10, 0, 0), (true, 5000, 5098, 5098 - 1024), (false, 3000, 3098, 3098)];
+    // exists, and for the tail's reserve.
+    let longer = 5098 - 1024;
+    let rolls =
+        [(false, 10, 1024, 1024), (true, 10, 0, 0), (true, 5000, 5098 + longer, 2 * longer), (false, 3000, 3098, 3098)];
     for (is_ready, len_bytes, needed, taken) in rolls {
         if is_ready {
             world.step(Step::Prepare).unwrap();

@@ -206,6 +206,11 @@ const OF_STORE: &[Mutant] = &[
     ),
     caught("reserve_not_put_back", "a used reserve is created again from the first free room", &[HALF_DEAD]),
     caught(
+        "long_deletes_need_no_room",
+        "the tail's reserve has room for the delete of the longest key",
+        &[plain("hightower-engine", "upkeep_faults", "keys_longer_than_a_segment")],
+    ),
+    caught(
         "readers_not_awaited",
         "a compaction waits for readers that are about to end",
         &[plain("hightower-engine", "upkeep_faults", "compaction_waits_for_readers")],

@@ -147,10 +147,11 @@ impl ReserveFiles {
         let wanted = u64::from(lengths.reserve);
         self.states[ReserveKind::Compaction as usize].needed_bytes = wanted;
         self.states[ReserveKind::Opening as usize].needed_bytes = lengths.opening.into();
-        self.states[ReserveKind::Tail as usize].needed_bytes = wanted / 2;
+        self.states[ReserveKind::Tail as usize].needed_bytes = lengths.least_tail.into();
         self.keep_manifest(manifest_len)?;
         which.iter().try_for_each(|reserve| match reserve {
             ReserveKind::Opening => self.keep(*reserve, lengths.opening.into()),
+            ReserveKind::Tail => self.keep_some(*reserve, lengths.tail.into()),
             _ => self.keep_some(*reserve, wanted),
         })?;
         self.keep_manifest(manifest_len)?;
@@ -185,8 +186,9 @@ impl ReserveFiles {
     }
 
     /// Shortens the reserves of segments to the wanted length if they are more than twice as long.
-    pub(super) fn trim(&mut self, wanted: u64) -> Result<(), SegmentError> {
-        for reserve in [ReserveKind::Compaction, ReserveKind::Tail] {
+    pub(super) fn trim(&mut self, lengths: Lengths) -> Result<(), SegmentError> {
+        for (reserve, wanted) in [(ReserveKind::Compaction, lengths.reserve), (ReserveKind::Tail, lengths.tail)] {
+            let wanted = u64::from(wanted);
             let Some(kept) = self.states[reserve as usize].file.clone() else { continue };
             if kept.len_bytes / 2 > wanted {
                 self.cut(&kept, wanted)?;
@@ -222,7 +224,8 @@ impl ReserveFiles {
         // The free room is read again, because other reserves have taken a part of it. Some users
         // get more room than the system reports.
         let left = self.lengths.room()?.available_bytes.min(wanted);
-        [left / 8 * 7, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(reserve, len))
+        let needed = self.states[reserve as usize].needed_bytes;
+        [left / 8 * 7, needed, wanted / 2, wanted / 4].into_iter().try_for_each(|len| self.keep(reserve, len))
     }
 
     /// Keeps room for a manifest of this length. If the other reserves are complete, it also keeps
