@@ -165,6 +165,7 @@ fn batch_of_1000(input: (Store, Batch)) -> Store {
 fn scan(store: Store, scans: u64, pairs: usize) -> Store {
     for number in 0..scans {
         for entry in store.engine.range(some(number)..).unwrap().take(pairs) {
+            let entry = entry.unwrap();
             black_box((entry.key(), entry.value().unwrap()));
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_log::{Command, payload_checksum};
-use hightower_state::{ApplyOutcome, StateSnapshot};
+use hightower_state::{ApplyOutcome, LeveledSnapshot};
 
 use crate::bounds::{KeyBounds, prefix_end};
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ pub struct Batch {
     /// Shared with the watch of a commit.
     pub(crate) ranges: Option<Arc<Vec<RangeRequirement>>>,
     /// Keeps the tombstones that the requirements need, until they are checked.
-    pub(crate) snapshot: Option<StateSnapshot<Place>>,
+    pub(crate) snapshot: Option<LeveledSnapshot<Place>>,
     uses_reserve: bool,
     /// Whether it is a copy of another store's commands, with their versions.
     is_copy: bool,

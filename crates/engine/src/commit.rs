@@ -3,10 +3,12 @@
 //! and a group of queued commits.
 //!
 //! Work that does not depend on the order of commits is done before the lock: limits, the payload's
-//! checksum, the clock, prefetching the key's path in the index. Under the lock, a commit gets its
-//! seqno and versions, and one append writes its records to the tail of the log. The state changes
-//! only after that, so a failed append changes nothing. After the lock, the writer waits for a sync
-//! if the durability needs one.
+//! checksum, the clock, prefetching the key's path in the active memtable, and looking keys up
+//! below it. Only requirements and explicit versions need that look-up; if the levels change before
+//! the lock is taken, it is repeated without the lock. Under the lock, a commit gets its seqno and
+//! versions, and one append writes its records to the tail of the log. The state changes only after
+//! that, so a failed append changes nothing. After the lock, the writer waits for a sync if the
+//! durability needs one.
 
 mod pending;
 
@@ -15,10 +17,10 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin};
 use hightower_log::{Placement, payload_checksum};
 use hightower_segment::{Appended, Purpose};
-use hightower_state::{ApplyOutcome, Awaited, CommandKind, ConcurrentKvState, StateWriter};
+use hightower_state::{ApplyOutcome, Awaited, CommandKind, LeveledKvState, LeveledWriter};
 
 use crate::batch::{Batch, BatchOutcome, check_lengths, check_version};
-use crate::commit_log::{CommitLock, CommitLog};
+use crate::commit_log::{CommitGuard, CommitLock, CommitLog};
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
 use crate::feed::{FeedBell, FeedHub};
@@ -118,7 +120,7 @@ impl WritePath {
     fn commit<'a, R: Records<'a>>(
         &self,
         group: &mut [PendingCommit<'a, R>],
-        prepare: impl FnOnce(&mut [PendingCommit<'a, R>], &ConcurrentKvState<Place>, &Guard),
+        prepare: impl FnOnce(&mut [PendingCommit<'a, R>], &LeveledKvState<Place>, &Guard),
     ) -> Result<()> {
         if self.store.is_read_only() {
             return Err(Error::ReadOnly);
@@ -127,9 +129,17 @@ impl WritePath {
         let guard = pin();
         let state = self.read.index.state(&guard)?;
         prepare(group, state, &guard);
-        let mut log = self.log.lock()?;
+        if !state.is_one_level(&guard) {
+            // A failed look-up is repeated under the lock, if it is needed then.
+            group.iter_mut().for_each(|commit| drop(self.look_below(commit, state, &guard)));
+        }
+        let mut log = Some(self.log.lock()?);
         for commit in &mut *group {
-            commit.result = self.commit_locked(commit, &mut log, state, &guard);
+            let Some(held) = &mut log else { break };
+            commit.result = self.commit_locked(commit, held, state, &guard);
+            if let Ok(CommitVerdict::ViewChanged) = commit.result {
+                commit.result = self.commit_again(commit, &mut log, state, &guard);
+            }
         }
         drop(log);
         drop(guard);
@@ -150,12 +160,46 @@ impl WritePath {
         Ok(())
     }
 
+    /// Looks the keys of a commit up below the active memtable, without the lock, until the levels
+    /// stay the same up to the commit.
+    #[cold]
+    fn commit_again<'l, 'a, R: Records<'a>>(
+        &'l self,
+        commit: &mut PendingCommit<'a, R>,
+        log: &mut Option<CommitGuard<'l>>,
+        state: &LeveledKvState<Place>,
+        guard: &Guard,
+    ) -> Result<CommitVerdict> {
+        loop {
+            *log = None;
+            let looked = self.look_below(commit, state, guard);
+            // If the store was closed meanwhile, the rest of the group stays closed too.
+            let held = log.insert(self.log.lock()?);
+            looked?;
+            match self.commit_locked(commit, held, state, guard)? {
+                CommitVerdict::ViewChanged => step(),
+                verdict => return Ok(verdict),
+            }
+        }
+    }
+
+    /// Looks up the keys of requirements and of records with explicit versions, below the active
+    /// memtable.
+    fn look_below<'a, R: Records<'a>>(
+        &self,
+        commit: &mut PendingCommit<'a, R>,
+        state: &LeveledKvState<Place>,
+        guard: &Guard,
+    ) -> Result<()> {
+        commit.look_below(|key| state.look_below(key, guard, |place| self.read.newest_at(key, place, guard)))
+    }
+
     #[inline(always)]
     fn commit_locked<'a, R: Records<'a>>(
         &self,
         commit: &mut PendingCommit<'a, R>,
         log: &mut CommitLog,
-        state: &ConcurrentKvState<Place>,
+        state: &LeveledKvState<Place>,
         guard: &Guard,
     ) -> Result<CommitVerdict> {
         self.store.poison().check()?;
@@ -166,12 +210,16 @@ impl WritePath {
         {
             return Ok(rejected);
         }
+        let Evaluated { max_version, written, len_max, is_view_changed } = commit.evaluate(&state, log.max_version)?;
+        if is_view_changed {
+            return Ok(CommitVerdict::ViewChanged);
+        }
+        // Ends the watch, so it comes after all that may need another look-up.
         if commit.watch.is_some()
             && let Some(rejected) = commit.range_verdict()?
         {
             return Ok(rejected);
         }
-        let Evaluated { max_version, written, len_max } = commit.evaluate(&state, log.max_version)?;
         if written == 0 {
             return Ok(CommitVerdict::Committed { seqno: log.last_seq, is_written: false });
         }
@@ -227,7 +275,7 @@ impl WritePath {
     fn watch_ranges(&self, group: &mut [PendingCommit<'_, Vec<PendingRecord<'_>>>]) -> Result<()> {
         for commit in group {
             if let Some(ranges) = commit.ranges {
-                commit.watch = Some(self.watches.watch(ranges, &self.read.index.handle()?));
+                commit.watch = Some(self.watches.watch(ranges, &self.read.index.handle()?, commit.snapshot));
             }
         }
         Ok(())
@@ -343,17 +391,17 @@ impl WritePath {
     fn check_memory<'a, R: Records<'a>>(
         &self,
         log: &mut CommitLog,
-        state: &StateWriter<'_, Place>,
+        state: &LeveledWriter<'_, Place>,
         commit: &PendingCommit<'a, R>,
     ) -> Result<u64> {
         let Some(cap) = self.max_index_memory_bytes else { return Ok(0) };
-        let used = self.read.index.number(ConcurrentKvState::index_bytes, |_| 0) as u64;
+        let used = self.read.index.number(|state| state.active_memtable().index_bytes(), |_| 0) as u64;
         if used < cap || planted("cap_ignored") {
             log.index_reserve_used_bytes = 0;
             return Ok(0);
         }
         let is_new =
-            |record: &&PendingRecord<'_>| record.kind() == CommandKind::Set && state.version_of(record.key).is_none();
+            |record: &&PendingRecord<'_>| record.kind() == CommandKind::Set && !state.is_in_active_memtable(record.key);
         let taken_bytes: u64 =
             commit.written().filter(is_new).map(|record| record.key.len() as u64 + INDEX_ENTRY_BYTES).sum();
         let reserve = (cap / INDEX_RESERVE_SHARE).max(INDEX_RESERVE_MIN_BYTES);

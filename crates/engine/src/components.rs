@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hightower_compactor::{CompactionPolicy, CostBenefit};
 use hightower_seams::{Clock, Entropy, OsEntropy, SystemClock};
 use hightower_segment::{Fs, RealFs};
-use hightower_state::{ConcurrentKvState, Location, SeededHasher};
+use hightower_state::{LeveledKvState, Location, SeededHasher};
 
 use crate::error::{Error, Result};
 
@@ -89,12 +89,12 @@ parts! {
 impl Components {
     /// An empty state. The seed of its index's hasher is drawn for each open, so that nobody can
     /// choose colliding keys.
-    pub(crate) fn empty_state<L: Location>(&self) -> Result<ConcurrentKvState<L>> {
+    pub(crate) fn empty_state<L: Location>(&self) -> Result<LeveledKvState<L>> {
         let seed = self
             .entropy
             .next_u64()
             .map_err(|source| Error::Io { action: "cannot draw a random number".into(), source: source.into() })?;
-        Ok(ConcurrentKvState::with_hasher(SeededHasher::new(seed), Arc::clone(&self.clock)))
+        Ok(LeveledKvState::with_hasher(SeededHasher::new(seed), Arc::clone(&self.clock)))
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod compose;
 mod deleting;
+#[cfg(all(test, not(shuttle)))]
+mod levels;
 mod opening;
 mod reading;
 mod transacting;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 pub use deleting::RangeDeletion;
 
 use hightower_log::Command;
-use hightower_state::{ApplyOutcome, ConcurrentKvState, KvState};
+use hightower_state::{ApplyOutcome, KvState};
 
 use crate::batch::{Batch, BatchOutcome};
 use crate::commit::WritePath;
@@ -61,6 +63,7 @@ use crate::value::Value;
 /// engine.put("pods/web-1", "pending")?;
 /// assert_eq!(engine.get("pods/web-0")?.unwrap(), "running");
 /// for entry in engine.prefix("pods/")? {
+///     let entry = entry?;
 ///     println!("{} is {:?}", entry.key().escape_ascii(), entry.value()?);
 /// }
 /// engine.close()?;
@@ -105,7 +108,7 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read.index.number(ConcurrentKvState::len, |last| last.state.live_keys)
+        self.read.index.number(|state| state.active_memtable().len(), |last| last.state.live_keys)
     }
 
     /// Whether no key has a value; for a closed store the last state.
@@ -264,7 +267,7 @@ impl KvEngine for SingleNodeEngine {
     }
 
     fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
-        Ok(Box::new(self.range((from, to))?.map(Entry::into_pair)))
+        Ok(Box::new(self.range((from, to))?.map(|entry| entry?.into_pair())))
     }
 }
 

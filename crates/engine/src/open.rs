@@ -6,7 +6,7 @@ use std::time::Duration;
 use hightower_segment::{
     CommitHistory, ForkGuard, ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, StoreOptions, Tolerance,
 };
-use hightower_state::ConcurrentKvState;
+use hightower_state::LeveledKvState;
 
 use crate::commit_log::CommitLog;
 use crate::components::Components;
@@ -60,7 +60,7 @@ pub(crate) struct Opened {
     pub(crate) panics: Arc<Panics>,
     pub(crate) fork_guard: ForkGuard,
     pub(crate) time: StoreTime,
-    pub(crate) state: ConcurrentKvState<Place>,
+    pub(crate) state: LeveledKvState<Place>,
     pub(crate) segments: Segments,
     /// The tail of the log, if the store is open for writing.
     pub(crate) log: Option<(SegmentStore, CommitLog)>,

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use hightower_index::{Guard, Published, pin, synchronize};
 use hightower_segment::ForkGuard;
-use hightower_state::{ConcurrentKvState, StateStats};
+use hightower_state::{LeveledKvState, StateStats};
 
 use crate::error::{Error, Result};
 use crate::mutants::planted;
@@ -13,7 +13,7 @@ use crate::place::Place;
 /// The index, until the store is closed: its memory is then freed with the last snapshot.
 #[derive(Debug)]
 pub(crate) struct OpenIndex {
-    state: Published<ConcurrentKvState<Place>>,
+    state: Published<LeveledKvState<Place>>,
     last: OnceLock<LastNumbers>,
     fork_guard: ForkGuard,
 }
@@ -26,13 +26,13 @@ pub(crate) struct LastNumbers {
 }
 
 impl OpenIndex {
-    pub(crate) fn new(state: ConcurrentKvState<Place>, fork_guard: ForkGuard) -> Self {
+    pub(crate) fn new(state: LeveledKvState<Place>, fork_guard: ForkGuard) -> Self {
         Self { state: Published::new(state), last: OnceLock::new(), fork_guard }
     }
 
     /// The index, unless the store is closed.
     #[inline]
-    pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> Result<&'g ConcurrentKvState<Place>> {
+    pub(crate) fn state<'g>(&'g self, guard: &'g Guard) -> Result<&'g LeveledKvState<Place>> {
         if self.fork_guard.is_forked() {
             return Err(Error::Forked);
         }
@@ -44,7 +44,7 @@ impl OpenIndex {
     }
 
     /// As [`state`](Self::state), for work that takes longer than the lifetime of a guard.
-    pub(crate) fn handle(&self) -> Result<ConcurrentKvState<Place>> {
+    pub(crate) fn handle(&self) -> Result<LeveledKvState<Place>> {
         self.state(&pin()).cloned()
     }
 
@@ -52,7 +52,7 @@ impl OpenIndex {
     /// no reader uses it. No version used outside the index is above `version_floor`.
     pub(crate) fn close(&self, version_floor: u64) {
         let Ok(state) = self.handle() else { return };
-        let mut last = state.stats();
+        let mut last = state.active_memtable().stats();
         drop(state);
         (last.index_bytes, last.retained_versions, last.retained_bytes) = (0, 0, 0);
         (last.snapshots, last.oldest_snapshot) = (0, None);
@@ -68,7 +68,7 @@ impl OpenIndex {
     /// The result of `open` on the index, or for a closed store of `closed` on its last numbers.
     pub(crate) fn number<R: Default>(
         &self,
-        open: impl FnOnce(&ConcurrentKvState<Place>) -> R,
+        open: impl FnOnce(&LeveledKvState<Place>) -> R,
         closed: impl FnOnce(&LastNumbers) -> R,
     ) -> R {
         match self.state.load(&pin()) {
@@ -79,16 +79,16 @@ impl OpenIndex {
 
     /// The seqno of the latest published commit.
     pub(crate) fn visible_seq(&self) -> u64 {
-        self.number(ConcurrentKvState::visible_seq, |last| last.state.visible_seq)
+        self.number(LeveledKvState::visible_seq, |last| last.state.visible_seq)
     }
 
     /// The highest version in the index.
     pub(crate) fn max_version(&self) -> u64 {
-        self.number(ConcurrentKvState::max_version, |last| last.latest_version)
+        self.number(LeveledKvState::max_version, |last| last.latest_version)
     }
 
     /// Prepares memory for new keys; returns whether it had work.
     pub(crate) fn prepare_memory(&self) -> bool {
-        self.number(ConcurrentKvState::prepare_memory, |_| false)
+        self.number(LeveledKvState::prepare_memory, |_| false)
     }
 }

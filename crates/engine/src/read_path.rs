@@ -1,9 +1,10 @@
 //! The read path: from a key to verified bytes, without a lock, a shared counter or a copy.
 //!
-//! Under one epoch guard, the index returns the place of the record, the table returns the mapped
-//! segment, and the segment verifies the record. Compaction may move a record between the first two
-//! steps and remove its segment from the table; then the index already has the new place, and the
-//! read starts again.
+//! Under one epoch guard, the state returns the place of the record, the segment table returns the
+//! mapped segment, and the segment verifies the record. Compaction may move a record between the
+//! first two steps and remove its segment from the segment table; then the state already has the
+//! new place, and the read starts again. A place from a sorted table may be another key's, so the
+//! key in the record is compared.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin, synchronize};
 use hightower_log::CommandRef;
 use hightower_segment::Lock;
-use hightower_state::Versioned;
+use hightower_state::{CommandKind, Lookup, NewestCommand, TableSearch};
 
 use crate::error::{Error, Result};
+use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open_index::OpenIndex;
 use crate::place::{HintedPlace, Place};
@@ -57,54 +59,119 @@ impl ReadPath {
         Self { index, segments, data_dir, _lock: lock }
     }
 
-    /// Calls `use_value` with the value that `find` locates and its version.
+    /// Calls `use_value` with the value of `key` that `find` locates, and its version.
     #[inline]
     pub(crate) fn read<'g, R>(
         &'g self,
+        key: &[u8],
         guard: &'g Guard,
-        find: impl Fn(&'g Guard) -> Option<Versioned<Place>>,
+        find: impl Fn(&'g Guard) -> Lookup<'g, Place>,
         use_value: impl FnOnce(&[u8], u64) -> R,
     ) -> Result<Option<R>> {
-        let find = |guard| find(guard).map(|found| found.location);
-        let Some((tracked, place)) = self.locate(guard, find)? else { return Ok(None) };
-        self.value_in(tracked, place, use_value).map(Some)
-    }
-
-    /// Calls `use_command` with the record that `find` locates.
-    #[inline]
-    pub(crate) fn read_record<'g, R>(
-        &'g self,
-        guard: &'g Guard,
-        find: impl Fn(&'g Guard) -> Option<Place>,
-        use_command: impl FnOnce(CommandRef<'_>) -> R,
-    ) -> Result<Option<R>> {
-        let Some((tracked, place)) = self.locate(guard, find)? else { return Ok(None) };
-        let record = tracked.segment.record_at(place.offset)?;
-        let command = record.command().ok_or_else(|| self.lost(place))?;
-        Ok(Some(use_command(command)))
-    }
-
-    /// The place returned by `find`, and its segment.
-    #[inline]
-    fn locate<'g>(
-        &'g self,
-        guard: &'g Guard,
-        find: impl Fn(&'g Guard) -> Option<Place>,
-    ) -> Result<Option<(&'g Tracked, Place)>> {
         let mut missed = None;
         loop {
-            let Some(place) = find(guard) else { return Ok(None) };
+            let place = match find(guard) {
+                Lookup::Found(found) => found.location,
+                Lookup::Absent => return Ok(None),
+                Lookup::Below(search) => return self.read_below(key, guard, &search, use_value),
+            };
             step();
             if let Some(tracked) = self.segments.find(place.segment, guard) {
-                return Ok(Some((tracked, place)));
+                return self.value_in(tracked, place, use_value).map(Some);
             }
-            // A miss means that compaction has moved the record; the same place twice means that
-            // the segment is lost.
-            if missed == Some(place) {
-                return Err(self.lost(place));
-            }
-            missed = Some(place);
+            self.note_missed(&mut missed, place)?;
         }
+    }
+
+    /// Calls `use_value` with the value of `key` that the tables have, and its version.
+    #[inline(never)]
+    fn read_below<R>(
+        &self,
+        key: &[u8],
+        guard: &Guard,
+        search: &TableSearch<'_>,
+        use_value: impl FnOnce(&[u8], u64) -> R,
+    ) -> Result<Option<R>> {
+        let mut use_value = Some(use_value);
+        let found = search.find(|place| {
+            self.command_of(key, place, guard, |command| {
+                let value = command.value()?;
+                use_value.take().map(|use_value| use_value(value, command.version()))
+            })
+        })?;
+        Ok(found.flatten())
+    }
+
+    /// The version of the value of `key` that a lookup finds. It reads a record only if no memtable
+    /// has the key.
+    pub(crate) fn version_of(&self, key: &[u8], guard: &Guard, lookup: Lookup<'_, Place>) -> Result<Option<u64>> {
+        match lookup {
+            Lookup::Found(found) => Ok(Some(found.version)),
+            Lookup::Absent => Ok(None),
+            Lookup::Below(search) => {
+                let newest = search.find(|place| self.newest_at(key, place, guard))?;
+                Ok(newest.and_then(|newest| newest.version_of_value()))
+            }
+        }
+    }
+
+    /// Version and kind of the record at a place, if it is one of this key.
+    pub(crate) fn newest_at(&self, key: &[u8], place: Place, guard: &Guard) -> Result<Option<NewestCommand>> {
+        self.command_of(key, place, guard, |command| {
+            let kind = if command.value().is_some() { CommandKind::Set } else { CommandKind::Delete };
+            NewestCommand { version: command.version(), kind }
+        })
+    }
+
+    /// Calls `use_command` with the record at a place where a table has found `key`; `None` if the
+    /// record is another key's.
+    fn command_of<R>(
+        &self,
+        key: &[u8],
+        place: Place,
+        guard: &Guard,
+        use_command: impl FnOnce(CommandRef<'_>) -> R,
+    ) -> Result<Option<R>> {
+        step();
+        let tracked = self.segments.find(place.segment, guard).ok_or_else(|| self.lost(place))?;
+        let record = tracked.segment.record_at(place.offset)?;
+        let command = record.command().ok_or_else(|| self.lost(place))?;
+        Ok((command.key() == key || planted("other_keys_record_believed")).then(|| use_command(command)))
+    }
+
+    /// Calls `use_command` with the record at `place`; if compaction has moved it, at the place
+    /// that `again` returns.
+    #[inline]
+    pub(crate) fn read_record<R>(
+        &self,
+        mut place: Place,
+        guard: &Guard,
+        again: impl Fn() -> Result<Option<Place>>,
+        use_command: impl FnOnce(CommandRef<'_>) -> R,
+    ) -> Result<Option<R>> {
+        let mut missed = None;
+        loop {
+            if let Some(tracked) = self.segments.find(place.segment, guard) {
+                let record = tracked.segment.record_at(place.offset)?;
+                let command = record.command().ok_or_else(|| self.lost(place))?;
+                return Ok(Some(use_command(command)));
+            }
+            self.note_missed(&mut missed, place)?;
+            match again()? {
+                Some(now) => place = now,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// A missing segment means that compaction has moved the record; the same place twice means
+    /// that the segment is lost.
+    #[cold]
+    fn note_missed(&self, missed: &mut Option<Place>, place: Place) -> Result<()> {
+        if missed.replace(place) == Some(place) {
+            return Err(self.lost(place));
+        }
+        Ok(())
     }
 
     /// Calls `use_value` with the value of the record at `place`, which is in this segment, and its
@@ -129,7 +196,8 @@ impl ReadPath {
         observe(Operation::Get, || {
             let guard = pin();
             let state = self.index.state(&guard)?;
-            self.read(&guard, |guard| state.get_hinted(key, guard, |hint| self.prefetch_hinted(hint, guard)), use_value)
+            let find = |guard| state.get_hinted(key, guard, |hint| self.prefetch_hinted(hint, guard));
+            self.read(key, &guard, find, use_value)
         })
     }
 
@@ -176,7 +244,7 @@ mod tests {
     use std::time::Duration;
 
     use hightower_index::pin;
-    use hightower_state::Location;
+    use hightower_state::{Location, Lookup};
     use tempfile::TempDir;
 
     use crate::config::StoreConfig;
@@ -201,7 +269,9 @@ mod tests {
         let state = engine.read.index.state(&guard).unwrap();
         let is_right = |number: &u32| {
             let mut told = None;
-            let found = state.get_hinted(key(*number).as_bytes(), &guard, |hint| told = Some(hint)).unwrap();
+            let key = key(*number);
+            let found = state.get_hinted(key.as_bytes(), &guard, |hint| told = Some(hint));
+            let Lookup::Found(found) = found else { panic!("the memtable has every key") };
             told == Some(found.location.hint())
         };
         (0..keys).filter(is_right).count().try_into().unwrap()

@@ -1,13 +1,13 @@
 //! Snapshots: the store as of one moment.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use hightower_index::{Guard, pin};
-use hightower_state::{KvState, Versioned, Visited};
+use hightower_state::{EntryRecord, KvState, LeveledRange, LeveledSnapshot, Lookup, Versioned, Visited};
 
 use crate::bounds::KeyBounds;
 use crate::entry_key::EntryKey;
@@ -46,7 +46,7 @@ const ITEMS_PER_GUARD: usize = 256;
 #[derive(Clone)]
 pub struct Snapshot {
     read: Arc<ReadPath>,
-    state: hightower_state::StateSnapshot<Place>,
+    state: LeveledSnapshot<Place>,
 }
 
 impl Snapshot {
@@ -76,7 +76,7 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let (key, guard) = (key.as_ref(), pin());
-        self.read.read(&guard, |guard| self.find(key, guard), |value, _| use_value(value))
+        self.read.read(key, &guard, |guard| self.find(key, guard), |value, _| use_value(value))
     }
 
     /// The value that `key` had, and its version.
@@ -86,19 +86,20 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         let (key, guard) = (key.as_ref(), pin());
-        self.read.read(&guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
+        self.read.read(key, &guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
     }
 
-    /// The version of the value that `key` had. Reads the index only.
-    pub(crate) fn version_of(&self, key: &[u8]) -> Option<u64> {
-        Some(self.state.get(key)?.version)
+    /// The version of the value that `key` had. Reads no value.
+    pub(crate) fn version_of(&self, key: &[u8]) -> Result<Option<u64>> {
+        let guard = pin();
+        self.read.version_of(key, &guard, self.state.get(key, &guard))
     }
 
-    pub(crate) fn state(&self) -> &hightower_state::StateSnapshot<Place> {
+    pub(crate) fn state(&self) -> &LeveledSnapshot<Place> {
         &self.state
     }
 
-    fn find(&self, key: &[u8], guard: &Guard) -> Option<Versioned<Place>> {
+    fn find<'g>(&'g self, key: &'g [u8], guard: &'g Guard) -> Lookup<'g, Place> {
         self.state.get_hinted(key, guard, |hint| self.read.prefetch_hinted(hint, guard))
     }
 
@@ -112,33 +113,38 @@ impl Snapshot {
         let guard = pin();
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(MULTI_GET_TOGETHER) {
-            let mut places = [None; MULTI_GET_TOGETHER];
-            self.state.get_many(keys, &guard, |at, found| {
-                if let (Some(slot), Some(found)) = (places.get_mut(at), found) {
+            let mut lookups = [const { Lookup::Absent }; MULTI_GET_TOGETHER];
+            self.state.get_many(keys, &guard, |at, lookup| {
+                if let Lookup::Found(found) = &lookup {
                     self.read.prefetch(found.location, &guard);
-                    *slot = Some(found);
+                }
+                if let Some(slot) = lookups.get_mut(at) {
+                    *slot = lookup;
                 }
             });
-            for (key, found) in keys.iter().zip(places) {
-                values.push(self.read_found(key.as_ref(), found, &guard)?);
+            for (key, lookup) in keys.iter().zip(lookups) {
+                values.push(self.read_found(key.as_ref(), lookup, &guard)?);
             }
         }
         Ok(values)
     }
 
-    /// The value at a place that was looked up under this guard. If compaction has removed its
-    /// segment, the snapshot looks the key up again.
-    fn read_found(&self, key: &[u8], found: Option<Versioned<Place>>, guard: &Guard) -> Result<Option<Value>> {
-        let Some(found) = found else { return Ok(None) };
-        let first = Cell::new(Some(found));
-        let find = |guard| first.take().or_else(|| self.state.get_pinned(key, guard));
-        self.read.read(guard, find, |value, _| Value::from(value))
+    /// The value of a key that was looked up under this guard. If compaction has removed the
+    /// segment of its record, the snapshot looks the key up again.
+    fn read_found<'g>(&'g self, key: &'g [u8], lookup: Lookup<'g, Place>, guard: &'g Guard) -> Result<Option<Value>> {
+        let first = std::cell::Cell::new(Some(lookup));
+        let find = |guard| first.take().unwrap_or_else(|| self.state.get(key, guard));
+        self.read.read(key, guard, find, |value, _| Value::from(value))
     }
 
-    /// Whether `key` had a value. Reads the index only.
-    #[must_use]
-    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> bool {
-        self.state.get(key.as_ref()).is_some()
+    /// Whether `key` had a value. Reads no value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a table, or a record that it points to, is
+    /// damaged.
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.version_of(key.as_ref())?.is_some())
     }
 
     /// The keys in `bounds` that had a value, in key order, from either end. Values are read on
@@ -151,9 +157,9 @@ impl Snapshot {
     ///     engine.put(key, key.to_uppercase())?;
     /// }
     /// let snapshot = engine.snapshot()?;
-    /// let keys: Vec<_> = snapshot.range("b"..).rev().map(|entry| entry.key().to_vec()).collect();
-    /// assert_eq!(keys, [b"c", b"b"]);
-    /// assert_eq!(snapshot.range(..).next().unwrap().value()?, b"A");
+    /// let keys: Result<Vec<_>, _> = snapshot.range("b"..).rev().map(|entry| Ok(entry?.key().to_vec())).collect();
+    /// assert_eq!(keys?, [b"c", b"b"]);
+    /// assert_eq!(snapshot.range(..).next().unwrap()?.value()?, b"A");
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
     #[must_use]
@@ -176,6 +182,7 @@ impl Snapshot {
     /// # let engine = SingleNodeEngine::open(dir.path())?;
     /// engine.put("a", "1")?;
     /// for entry in &engine.snapshot()? {
+    ///     let entry = entry?;
     ///     assert_eq!((entry.key(), entry.value()?), (&b"a"[..], "1".into()));
     /// }
     /// # Ok::<(), hightower_engine::Error>(())
@@ -200,7 +207,7 @@ impl Snapshot {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn first_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
-        self.iter().next().map(Entry::into_pair).transpose()
+        self.iter().next().map(|entry| entry?.into_pair()).transpose()
     }
 
     /// The last key that had a value, and its value. Costs a copy of both.
@@ -209,7 +216,7 @@ impl Snapshot {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn last_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
-        self.iter().next_back().map(Entry::into_pair).transpose()
+        self.iter().next_back().map(|entry| entry?.into_pair()).transpose()
     }
 
     /// A copy of all keys, values and tombstones in memory.
@@ -224,15 +231,17 @@ impl Snapshot {
         let order = RefCell::new(&mut order);
         loop {
             let guard = pin();
-            let Some((key, entry)) = entries.next_pinned(&guard) else { break };
-            self.read.prefetch_in_order(entry.location, &order, &guard);
-            self.read.read_record(
-                &guard,
-                |guard| Some(self.state.entry_pinned(key, guard)?.location).or(Some(entry.location)),
-                |command| copy.apply(command),
-            )?;
+            let ahead = |place| self.read.prefetch_in_order(place, &order, &guard);
+            let Some((key, entry)) = entries.next_pinned(&guard, ahead)? else { break };
+            let again = || self.place_of(key, &guard);
+            self.read.read_record(entry.location, &guard, again, |command| copy.apply(command))?;
         }
         Ok(copy)
+    }
+
+    /// The place of the record that `key` had, tombstones included.
+    pub(crate) fn place_of(&self, key: &[u8], guard: &Guard) -> Result<Option<Place>> {
+        Ok(self.state.entry(key, guard)?.map(|entry| entry.location))
     }
 }
 
@@ -246,16 +255,16 @@ impl KvReader for Snapshot {
     }
 
     fn contains_key(&self, key: &[u8]) -> Result<bool> {
-        Ok(Self::contains_key(self, key))
+        Self::contains_key(self, key)
     }
 
     fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
-        Ok(Box::new(Self::range(self, (from, to)).map(Entry::into_pair)))
+        Ok(Box::new(Self::range(self, (from, to)).map(|entry| entry?.into_pair())))
     }
 }
 
 impl IntoIterator for &Snapshot {
-    type Item = Entry;
+    type Item = Result<Entry>;
     type IntoIter = Range;
 
     fn into_iter(self) -> Range {
@@ -269,14 +278,15 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// Keys in order, from either end, as of one moment: an iterator of [`Entry`]s.
+/// Keys in order, from either end, as of one moment: an iterator of [`Entry`]s. An item is an error
+/// if a table is damaged; the iterator then ends.
 ///
 /// The iterator owns its snapshot, so it can be stored and sent to other threads. An [`Entry`]
 /// costs one allocation if its key is longer than 22 bytes; [`for_each_pair`](Self::for_each_pair)
 /// lends keys and values in place.
 pub struct Range {
     snapshot: Snapshot,
-    inner: hightower_state::StateRange<Place>,
+    inner: LeveledRange<Place>,
     /// Order of the records read from the front.
     order: SequentialReads,
 }
@@ -315,7 +325,7 @@ impl Range {
     /// for number in 0..5 {
     ///     engine.put(format!("jobs/{number}"), "")?;
     /// }
-    /// let before = engine.prefix("jobs/")?.before("jobs/3").next_back().unwrap();
+    /// let before = engine.prefix("jobs/")?.before("jobs/3").next_back().unwrap()?;
     /// assert_eq!(before.key(), b"jobs/2");
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
@@ -347,8 +357,8 @@ impl Range {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify; the iteration ends
-    /// there.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a record or a table does not verify; the
+    /// iteration ends there.
     pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
         let Self { snapshot: Snapshot { read, state }, inner, order } = self;
         let order = RefCell::new(order);
@@ -362,11 +372,11 @@ impl Range {
                 ITEMS_PER_GUARD,
                 &guard,
                 |place| table.prefetch_in_order(place, &order),
-                |key, found| {
+                |key, entry| {
                     let visit = |value: &[u8], _version| visit(key, value);
-                    let flow = match table.find(found.location.segment) {
-                        Some(tracked) => read.value_in(tracked, found.location, visit).map(Some),
-                        None => read.read(&guard, |guard| state.get_pinned(key, guard), visit),
+                    let flow = match table.find(entry.location.segment) {
+                        Some(tracked) => read.value_in(tracked, entry.location, visit).map(Some),
+                        None => read.read(key, &guard, |guard| state.get(key, guard), visit),
                     };
                     match flow {
                         Ok(flow) => flow.unwrap_or(ControlFlow::Continue(())),
@@ -377,7 +387,7 @@ impl Range {
                     }
                 },
             );
-            match (failed, visited) {
+            match (failed, visited?) {
                 (Some(error), _) => return Err(error),
                 (None, Visited::Some) => {}
                 (None, Visited::All | Visited::Stopped) => return Ok(()),
@@ -408,30 +418,41 @@ impl Range {
         &self.snapshot
     }
 
-    fn entry(&self, key: EntryKey, found: Versioned<Place>) -> Entry {
+    fn entry(&self, key: EntryKey, record: EntryRecord<Place>) -> Entry {
+        let found = Versioned { location: record.location, version: record.version };
         Entry { snapshot: self.snapshot.clone(), key, found }
     }
 }
 
 impl Iterator for Range {
-    type Item = Entry;
+    type Item = Result<Entry>;
 
-    fn next(&mut self) -> Option<Entry> {
+    fn next(&mut self) -> Option<Self::Item> {
         let (guard, read) = (pin(), &self.snapshot.read);
         let order = RefCell::new(&mut self.order);
         let ahead = |place| read.prefetch_in_order(place, &order, &guard);
-        let (key, found) = self.inner.next_pinned_with(&guard, ahead)?;
-        let key = EntryKey::from(key);
-        Some(self.entry(key, found))
+        match self.inner.next_pinned(&guard, ahead) {
+            Ok(next) => {
+                let (key, record) = next?;
+                let key = EntryKey::from(key);
+                Some(Ok(self.entry(key, record)))
+            }
+            Err(error) => Some(Err(error.into())),
+        }
     }
 }
 
 impl DoubleEndedIterator for Range {
-    fn next_back(&mut self) -> Option<Entry> {
+    fn next_back(&mut self) -> Option<Self::Item> {
         let (guard, read) = (pin(), &self.snapshot.read);
-        let (key, found) = self.inner.next_back_pinned_with(&guard, |place| read.prefetch(place, &guard))?;
-        let key = EntryKey::from(key);
-        Some(self.entry(key, found))
+        match self.inner.next_back_pinned(&guard, |place| read.prefetch(place, &guard)) {
+            Ok(next) => {
+                let (key, record) = next?;
+                let key = EntryKey::from(key);
+                Some(Ok(self.entry(key, record)))
+            }
+            Err(error) => Some(Err(error.into())),
+        }
     }
 }
 

@@ -130,7 +130,7 @@ impl StatsSource<'_> {
     pub(crate) fn stats(&self) -> Stats {
         let index = &self.read.index;
         let segments: Vec<_> = self.read.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
-        let state = index.number(|state| Some(state.stats()), |last| Some(last.state.clone()));
+        let state = index.number(|state| Some(state.active_memtable().stats()), |last| Some(last.state.clone()));
         let of_state = |number: fn(&StateStats) -> u64| state.as_ref().map_or(0, number);
         let tail = self.store.in_use().ok().map(|store| store.tail_stats());
         let sum = |part: fn(&SegmentStats) -> u64| segments.iter().map(part).sum::<u64>();

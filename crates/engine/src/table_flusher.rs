@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hightower_index::pin;
 use hightower_seams::Entropy;
 use hightower_segment::{CoveredPosition, NamedTable, NamedTables, SegmentStore, table_name};
-use hightower_state::{CommandKind, EntryRecord, StateSnapshot};
+use hightower_state::{CommandKind, EntryRecord, LeveledSnapshot};
 use hightower_table::{EntryKind, RecordPointer, TableEntry, TableError, TableOptions, TableSummary, TableWriter};
 
 use crate::commit_log::CommitLock;
@@ -32,7 +32,7 @@ const LIKELY_BYTES_PER_KEY: u64 = 128;
 
 /// The content of a table to be written.
 struct Moment {
-    state: StateSnapshot<Place>,
+    state: LeveledSnapshot<Place>,
     max_version: u64,
     covered: CoveredPosition,
 }
@@ -134,7 +134,7 @@ impl TableFlusher {
         let room = dir.room().map_err(|source| io_error("ask for the free room of", dir.path(), source))?;
         let keys = self.read.index.number(
             |state| {
-                let stats = state.stats();
+                let stats = state.active_memtable().stats();
                 (stats.live_keys + stats.tombstones) as u64
             },
             |_| 0,
@@ -169,12 +169,12 @@ impl TableFlusher {
 
     /// Writes the table durably under its name. After a failure no file is left that an open would
     /// use.
-    fn write_table(&self, store: &SegmentStore, state: &StateSnapshot<Place>) -> Result<WrittenTable> {
+    fn write_table(&self, store: &SegmentStore, state: &LeveledSnapshot<Place>) -> Result<WrittenTable> {
         let (id, mut writer) = self.begin_table(store)?;
         let mut entries = state.entries(Bound::Unbounded, Bound::Unbounded);
         loop {
             let guard = pin();
-            let Some((key, record)) = entries.next_pinned(&guard) else { break };
+            let Some((key, record)) = entries.next_pinned(&guard, |_| {})? else { break };
             writer.push(key, entry_of(&record))?;
         }
         let TableSummary { salt, len_bytes, keys, tombstones, .. } = writer.finish()?;

@@ -109,7 +109,7 @@ impl<'e> Transaction<'e> {
         Ok(self.local.read(key.as_ref())?.map(|(value, _)| value))
     }
 
-    /// Whether `key` has a value. Reads the index only.
+    /// Whether `key` has a value. Reads no value.
     ///
     /// # Errors
     ///

@@ -19,9 +19,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
-use hightower_state::{ChangeSince, ConcurrentKvState};
+use hightower_state::{ChangeSince, LeveledKvState, LeveledSnapshot};
 
 use crate::bounds::{OwnedBounds, lower_rank, upper_rank};
+use crate::error::Result;
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::sync::{Mutex, step};
@@ -133,19 +134,24 @@ impl Watched {
 pub(crate) struct RangeWatch {
     watches: Arc<Watches>,
     watched: Arc<Watched>,
+    /// The result of the walk.
+    walked: Result<()>,
 }
 
 impl Watches {
     /// Starts to watch the ranges, then walks them. The watch then knows every change since the
-    /// required seqnos: by commits published before, and by later ones.
+    /// required seqnos: by commits published before, and by later ones. `snapshot` is the one at
+    /// which the ranges were read, if it is still held.
     pub(crate) fn watch(
         self: &Arc<Self>,
         requirements: &Arc<Vec<RangeRequirement>>,
-        state: &ConcurrentKvState<Place>,
+        state: &LeveledKvState<Place>,
+        snapshot: Option<&LeveledSnapshot<Place>>,
     ) -> RangeWatch {
-        let watch = RangeWatch { watches: Arc::clone(self), watched: Arc::new(Watched::new(requirements)) };
+        let watched = Arc::new(Watched::new(requirements));
+        let mut watch = RangeWatch { watches: Arc::clone(self), watched, walked: Ok(()) };
         if planted("walk_before_watch") {
-            watch.walk(state);
+            watch.walked = watch.walk(state, snapshot);
         }
         if !planted("ranges_checked_before_the_lock_only") {
             let mut watches = self.watches.lock();
@@ -155,7 +161,7 @@ impl Watches {
         fence(Ordering::SeqCst);
         step();
         if !planted("walk_before_watch") {
-            watch.walk(state);
+            watch.walked = watch.walk(state, snapshot);
         }
         watch
     }
@@ -183,28 +189,50 @@ impl Watches {
 }
 
 impl RangeWatch {
-    fn walk(&self, state: &ConcurrentKvState<Place>) {
+    /// Searches the ranges for changes since the required seqnos. The active memtable knows the
+    /// changes since it began. For earlier ones, the snapshot at which the ranges were read is
+    /// compared with the present.
+    fn walk(&self, state: &LeveledKvState<Place>, snapshot: Option<&LeveledSnapshot<Place>>) -> Result<()> {
         let latest = state.visible_seq();
+        let mut now = None;
         for (requirement, wanted) in self.watched.requirements.iter().enumerate() {
             if wanted.since > latest && !planted("ranges_unchanged_since_the_future") {
-                return self.watched.find(RangeFinding::Ahead { since: wanted.since, latest });
+                self.watched.find(RangeFinding::Ahead { since: wanted.since, latest });
+                break;
             }
-            match state.change_since(wanted.from(), wanted.to(), wanted.since) {
-                ChangeSince::None => {}
-                ChangeSince::Changed { key, version: found } => {
-                    return self.watched.find(RangeFinding::Changed { requirement, key, found });
-                }
-                ChangeSince::Forgotten { known_since } => {
-                    return self.watched.find(RangeFinding::Forgotten { requirement, known_since });
+            let (from, to) = (wanted.from(), wanted.to());
+            let mut change = state.active_memtable().change_since(from, to, wanted.since);
+            if let (ChangeSince::Forgotten { .. }, Some(before)) = (&change, snapshot)
+                && before.seq() == wanted.since
+                && !planted("flushed_changes_forgotten")
+            {
+                change = before.first_difference(now.get_or_insert_with(|| state.snapshot()), from, to)?;
+                if planted("flushed_changes_unseen") {
+                    change = ChangeSince::None;
                 }
             }
-            step();
+            let finding = match change {
+                ChangeSince::None => {
+                    step();
+                    continue;
+                }
+                ChangeSince::Changed { key, version: found } => RangeFinding::Changed { requirement, key, found },
+                ChangeSince::Forgotten { known_since } => RangeFinding::Forgotten { requirement, known_since },
+            };
+            self.watched.find(finding);
+            break;
         }
+        Ok(())
     }
 
     /// The first finding, if any. The answer is complete only under the commit lock.
-    pub(crate) fn finding(&self) -> Option<RangeFinding> {
-        self.watched.finding.lock().clone()
+    ///
+    /// # Errors
+    ///
+    /// That of the walk.
+    pub(crate) fn finding(&self) -> Result<Option<RangeFinding>> {
+        self.walked.clone()?;
+        Ok(self.watched.finding.lock().clone())
     }
 }
 
@@ -269,17 +297,17 @@ mod tests {
 
     #[test]
     fn a_watch_is_told_later_commits_and_ends_with_its_drop() {
-        let (watches, state) = (Arc::new(Watches::default()), ConcurrentKvState::new());
+        let (watches, state) = (Arc::new(Watches::default()), LeveledKvState::new());
         state.writer().resume(5).unwrap();
         let wanted = RangeRequirement { bounds: (Bound::Included(b"b".to_vec()), Bound::Unbounded), since: 5 };
-        let watch = watches.watch(&Arc::new(vec![wanted]), &state);
+        let watch = watches.watch(&Arc::new(vec![wanted]), &state, None);
         watches.note(5, [(&b"c"[..], Some(1))].into_iter());
         watches.note(6, [(&b"a"[..], Some(2))].into_iter());
-        assert_eq!(watch.finding(), None, "not since 5, or not in the range");
+        assert_eq!(watch.finding().unwrap(), None, "not since 5, or not in the range");
         watches.note(7, [(&b"a"[..], Some(3)), (b"c", None)].into_iter());
         watches.note(8, [(&b"c"[..], Some(4))].into_iter());
         let first = RangeFinding::Changed { requirement: 0, key: b"c".to_vec(), found: None };
-        assert_eq!(watch.finding(), Some(first));
+        assert_eq!(watch.finding().unwrap(), Some(first));
         drop(watch);
         assert_eq!((watches.count.load(Ordering::Relaxed), watches.watches.lock().len()), (0, 0));
     }

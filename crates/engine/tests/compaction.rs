@@ -367,8 +367,8 @@ fn snapshots_read_what_they_saw_across_compactions() {
             assert_eq!(second.get(key(number)).unwrap().as_deref(), expected);
         }
     }
-    assert!(held.iter().all(|entry| entry.value().unwrap() == b"second"));
-    assert_eq!(range.map(|entry| entry.value().unwrap()).filter(|value| *value == b"second").count(), 350);
+    assert!(held.iter().all(|entry| entry.as_ref().unwrap().value().unwrap() == b"second"));
+    assert_eq!(range.map(|entry| entry.unwrap().value().unwrap()).filter(|value| *value == b"second").count(), 350);
     assert_eq!(engine.stats().tombstones, 100, "the first snapshot needs them");
     drop((first, second, held));
     clock.advance(Duration::from_millis(120_000));
@@ -399,7 +399,7 @@ fn everything_at_once() {
             while !done.load(Ordering::Relaxed) {
                 let snapshot = engine.snapshot().unwrap();
                 let sum = |_: ()| -> u64 {
-                    let pairs = snapshot.prefix("n/").map(|entry| entry.value().unwrap());
+                    let pairs = snapshot.prefix("n/").map(|entry| entry.unwrap().value().unwrap());
                     pairs.map(|value| String::from_utf8_lossy(&value).parse::<u64>().unwrap()).sum()
                 };
                 assert_eq!(sum(()), sum(()), "a snapshot does not move");

@@ -188,7 +188,7 @@ fn ranges_and_prefixes_in_both_directions() {
     }
     engine.delete("a/2").unwrap();
     let keys = |range: hightower_engine::Range| -> Vec<String> {
-        range.map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect()
+        range.map(|entry| String::from_utf8(entry.unwrap().key().to_vec()).unwrap()).collect()
     };
     assert_eq!(keys(engine.prefix("a/").unwrap()), ["a/1", "a/3"]);
     assert_eq!(keys(engine.range("a/3"..).unwrap()), ["a/3", "b", "b/1"]);
@@ -197,7 +197,7 @@ fn ranges_and_prefixes_in_both_directions() {
     assert_eq!(keys(engine.range(..).unwrap()).len(), 5);
     assert_eq!(keys(engine.prefix("zz").unwrap()), Vec::<String>::new());
     let mut both = engine.range(..).unwrap();
-    let ends = (both.next().unwrap(), both.next_back().unwrap());
+    let ends = (both.next().unwrap().unwrap(), both.next_back().unwrap().unwrap());
     assert_eq!((ends.0.key(), ends.1.key()), (&b"a"[..], &b"b/1"[..]));
     assert_eq!(ends.1.value().unwrap(), b"B/1");
     assert_eq!(both.rev().count(), 3);
@@ -227,9 +227,9 @@ fn a_snapshot_keeps_its_moment() {
     assert_eq!(engine.len(), 101);
     assert_eq!(range.by_ref().take(50).count(), 50);
     let reader = thread::spawn(move || {
-        assert_eq!(range.rev().filter(|entry| entry.value().unwrap() == b"old").count(), 150);
+        assert_eq!(range.rev().filter(|entry| entry.as_ref().unwrap().value().unwrap() == b"old").count(), 150);
         assert_eq!(snapshot.get("001").unwrap().unwrap(), b"old");
-        assert!(!snapshot.contains_key("zzz"));
+        assert!(!snapshot.contains_key("zzz").unwrap());
         snapshot.to_state().unwrap()
     });
     let state = reader.join().unwrap();

@@ -121,7 +121,7 @@ fn a_closed_store_says_so_to_every_call_and_its_snapshots_stay() {
         }
         assert_eq!(snapshot.get("a").unwrap().unwrap(), b"1");
         assert_eq!(snapshot.multi_get(&["b", "c"]).unwrap()[0].as_deref(), Some(&b"2"[..]));
-        assert_eq!(range.next_back().unwrap().value().unwrap(), b"2");
+        assert_eq!(range.next_back().unwrap().unwrap().value().unwrap(), b"2");
         // Counters return their last values.
         assert_eq!((engine.len(), engine.latest_seq(), engine.latest_version()), (2, 2, before.latest_version));
         let after = engine.stats();
@@ -245,7 +245,7 @@ fn a_store_can_be_opened_as_soon_as_its_close_has_returned() {
     }
     for (snapshot, mut range) in held {
         assert_eq!(snapshot.get("7").unwrap().map(|value| value.len()), Some(3 << 10));
-        assert!(range.next_back().unwrap().value().is_ok());
+        assert!(range.next_back().unwrap().unwrap().value().is_ok());
     }
 }
 

@@ -30,7 +30,7 @@ impl Drop for SetWhenDropped<'_> {
 }
 
 fn keys(engine: &SingleNodeEngine) -> BTreeSet<Vec<u8>> {
-    engine.iter().unwrap().map(|entry| entry.key().to_vec()).collect()
+    engine.iter().unwrap().map(|entry| entry.unwrap().key().to_vec()).collect()
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn what_was_written_before_the_call_goes_beside_writers_and_other_deletions() {
             }
             engine.delete_range(..).unwrap();
             for entry in engine.iter().unwrap() {
-                let written = u64::from_be_bytes(entry.value().unwrap().as_ref().try_into().unwrap());
+                let written = u64::from_be_bytes(entry.unwrap().value().unwrap().as_ref().try_into().unwrap());
                 assert!(written >= now, "a key of round {written} is left in round {now}");
             }
         }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 fn keys(range: Range) -> Vec<String> {
-    range.map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect()
+    range.map(|entry| String::from_utf8(entry.unwrap().key().to_vec()).unwrap()).collect()
 }
 
 fn of_letters(letters: &str) -> (TempDir, SingleNodeEngine) {
@@ -137,6 +137,7 @@ fn entries_of_short_and_long_keys() {
         engine.put(key, key).unwrap();
     }
     for (entry, key) in engine.iter().unwrap().zip(["k", written[1], written[2], written[3]]) {
+        let entry = entry.unwrap();
         assert_eq!(entry.key(), key.as_bytes());
         assert_eq!(entry.clone().into_pair().unwrap(), (key.as_bytes().to_vec(), key.into()));
     }
@@ -180,8 +181,8 @@ proptest! {
         let mut range = engine.range(..).unwrap();
         for step in steps {
             match step {
-                Step::Next => prop_assert_eq!(range.next().map(|entry| entry.key()[0]), left.pop_front()),
-                Step::NextBack => prop_assert_eq!(range.next_back().map(|entry| entry.key()[0]), left.pop_back()),
+                Step::Next => prop_assert_eq!(range.next().map(|entry| entry.unwrap().key()[0]), left.pop_front()),
+                Step::NextBack => prop_assert_eq!(range.next_back().map(|entry| entry.unwrap().key()[0]), left.pop_back()),
                 Step::Visit(most) => {
                     let mut visited = Vec::new();
                     if most > 0 {
@@ -203,7 +204,7 @@ proptest! {
                 }
             }
         }
-        let rest: Vec<u8> = range.map(|entry| entry.key()[0]).collect();
+        let rest: Vec<u8> = range.map(|entry| entry.unwrap().key()[0]).collect();
         prop_assert_eq!(rest, Vec::from(left));
     }
 }

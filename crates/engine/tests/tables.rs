@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_engine::{
-    Background, CheckLevel, Command, CompactionConfig, Components, Range, SingleNodeEngine, Snapshot, StoreConfig,
-    TablesUse, check, restore,
+    Background, CheckLevel, Command, CompactionConfig, Components, Entry, Range, SingleNodeEngine, Snapshot,
+    StoreConfig, TablesUse, check, restore,
 };
 use hightower_seams::ManualClock;
 use random::Random;
@@ -77,7 +77,8 @@ fn open(dir: &Path, clock: &Arc<ManualClock>, read_only: bool) -> SingleNodeEngi
 }
 
 fn content(entries: Range) -> Model {
-    entries.map(|entry| (entry.key().to_vec(), (entry.version(), entry.value().unwrap().to_vec()))).collect()
+    let shown = |entry: Entry| (entry.key().to_vec(), (entry.version(), entry.value().unwrap().to_vec()));
+    entries.map(|entry| shown(entry.unwrap())).collect()
 }
 
 fn table_files(dir: &Path) -> Vec<PathBuf> {

@@ -80,7 +80,7 @@ fn read_and_write(engine: &SingleNodeEngine) {
     let snapshot = engine.snapshot().unwrap();
     let before = snapshot.get("a").unwrap();
     assert_eq!(engine.get("a").unwrap(), before);
-    let pairs: Vec<_> = engine.range(..).unwrap().map(|entry| entry.into_pair().unwrap()).collect();
+    let pairs: Vec<_> = engine.range(..).unwrap().map(|entry| entry.unwrap().into_pair().unwrap()).collect();
     assert_eq!(pairs.len(), engine.len());
     engine.put_with("beside", "it", Durability::Os).unwrap();
     engine.put_with("beside", "it", Durability::Interval(Duration::from_secs(3600))).unwrap();

@@ -46,6 +46,7 @@ fn main() -> Result<()> {
 fn print(when: &str, engine: &SingleNodeEngine) -> Result<()> {
     println!("{when}:");
     for entry in engine.prefix("")? {
+        let entry = entry?;
         println!("  {} = {}", entry.key().escape_ascii(), entry.value()?.escape_ascii());
     }
     Ok(())

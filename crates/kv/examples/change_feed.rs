@@ -22,7 +22,7 @@ impl Cache {
     /// Fills the cache from a snapshot, and returns the feed of what the snapshot lacks.
     fn fill(&self, engine: &SingleNodeEngine, prefix: &str) -> Result<ChangeFeed> {
         let snapshot = engine.snapshot()?;
-        let content: Result<HashMap<_, _>> = snapshot.prefix(prefix).map(|entry| entry.into_pair()).collect();
+        let content: Result<HashMap<_, _>> = snapshot.prefix(prefix).map(|entry| entry?.into_pair()).collect();
         *self.content.lock().unwrap_or_else(|broken| broken.into_inner()) = content?;
         engine.watch_prefix(prefix, snapshot.seq())
     }
@@ -101,7 +101,7 @@ fn rebuild_index(engine: &SingleNodeEngine) -> Result<u64> {
         engine.delete_prefix(prefix)?;
     }
     for entry in snapshot.prefix("user/") {
-        let (key, city) = entry.into_pair()?;
+        let (key, city) = entry?.into_pair()?;
         let user = key.strip_prefix(b"user/").unwrap_or_default();
         let mut batch = Batch::new();
         batch.put(index_key(&city, user), "").put([b"city_of/", user].concat(), city);
@@ -114,7 +114,7 @@ fn rebuild_index(engine: &SingleNodeEngine) -> Result<u64> {
 fn users_in(engine: &SingleNodeEngine, city: &str) -> Result<Vec<String>> {
     let prefix = format!("by_city/{city}/");
     let name = |key: &[u8]| String::from_utf8_lossy(key.get(prefix.len()..).unwrap_or_default()).into_owned();
-    Ok(engine.prefix(&prefix)?.map(|entry| name(entry.key())).collect())
+    engine.prefix(&prefix)?.map(|entry| Ok(name(entry?.key()))).collect()
 }
 
 fn main() -> Result<()> {

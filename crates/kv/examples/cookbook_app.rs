@@ -95,6 +95,7 @@ fn enqueue(engine: &SingleNodeEngine, job: &str) -> Result<()> {
 /// two workers have it, and the job of a dead worker can be found.
 fn claim(engine: &SingleNodeEngine, worker: &str) -> Result<Option<(Vec<u8>, Value)>> {
     for waiting in engine.prefix("queue/")? {
+        let waiting = waiting?;
         let (key, job) = (waiting.key().to_vec(), waiting.value()?);
         let claim = [format!("claims/{worker}/").as_bytes(), &key["queue/".len()..]].concat();
         let mut batch = Batch::new();
@@ -131,6 +132,7 @@ fn sweep_sessions(engine: &SingleNodeEngine, now_ms: u64) -> Result<usize> {
     let mut removed = 0;
     let end = format!("sessions_by_end/{:016x}", now_ms + 1);
     for entry in engine.range("sessions_by_end/"..end.as_str())? {
+        let entry = entry?;
         let token = entry.value()?;
         let mut batch = Batch::new();
         batch.delete(entry.key()).delete([b"sessions/", &token[..]].concat());

@@ -24,12 +24,13 @@ fn main() -> Result<()> {
 
     println!("the last three of all, read from the end:");
     for entry in engine.prefix("pods/")?.rev().take(3) {
+        let entry = entry?;
         println!("  {} = {}", entry.key().escape_ascii(), entry.value()?.escape_ascii());
     }
 
     println!("a range across nodes:");
     for entry in engine.range("pods/node-a/0998".."pods/node-b/0002")? {
-        println!("  {}", entry.key().escape_ascii());
+        println!("  {}", entry?.key().escape_ascii());
     }
 
     // The fastest iteration: keys and values are borrowed, not copied.

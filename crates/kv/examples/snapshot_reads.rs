@@ -52,7 +52,7 @@ fn move_one(engine: &SingleNodeEngine, from: u64, to: u64) -> Result<()> {
 }
 
 fn total(snapshot: &Snapshot) -> Result<u64> {
-    snapshot.prefix("accounts/").map(|entry| Ok(parse(&entry.value()?))).sum()
+    snapshot.prefix("accounts/").map(|entry| Ok(parse(&entry?.value()?))).sum()
 }
 
 fn parse(text: &[u8]) -> u64 {

@@ -49,6 +49,15 @@ pub struct Versioned<L> {
     pub version: u64,
 }
 
+/// The newest command that a key has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewestCommand {
+    /// Its version.
+    pub version: u64,
+    /// Whether it sets or deletes the key.
+    pub kind: CommandKind,
+}
+
 /// The complete entry of a key at a seq, without the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRecord<L> {
@@ -66,6 +75,18 @@ impl<L: Location> Change<'_, L> {
     pub(crate) fn version_at(&self, seq: u64) -> Version {
         let word = Word::new(self.location.to_bits(), self.kind);
         Version { word, seq, version: self.version, len_bytes: self.len_bytes }
+    }
+}
+
+impl NewestCommand {
+    pub(crate) fn new(version: &Version) -> Self {
+        Self { version: version.version, kind: version.word.kind() }
+    }
+
+    /// The version of the key's value; `None` if the command is a delete.
+    #[must_use]
+    pub fn version_of_value(&self) -> Option<u64> {
+        (self.kind == CommandKind::Set).then_some(self.version)
     }
 }
 

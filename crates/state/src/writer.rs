@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use hightower_index::{Guard, pin};
 use hightower_seams::lock_order::HeldRank;
 
-use crate::change::{Applied, Change, EntryRecord, Replaced};
+use crate::change::{Applied, Change, EntryRecord, NewestCommand, Replaced};
 use crate::commit::Commit;
 use crate::counters::Delta;
 use crate::entry::IndexEntry;
@@ -68,6 +68,11 @@ impl<'a, L: Location> StateWriter<'a, L> {
     #[must_use]
     pub fn version_of(&self, key: &[u8]) -> Option<u64> {
         Some(self.state.index.get(key)?.newest().version)
+    }
+
+    /// The newest command that a key has seen.
+    pub(crate) fn newest_of(&self, key: &[u8]) -> Option<NewestCommand> {
+        Some(NewestCommand::new(&self.state.index.get(key)?.newest()))
     }
 
     /// The newest entry of a key, tombstones included.

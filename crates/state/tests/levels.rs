@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hightower_segment::Fs;
-use hightower_state::{ApplyOutcome, CommandKind, LeveledKvState, Lookup, StateError, TableError, ViewChanged, pin};
+use hightower_state::{
+    ApplyOutcome, ChangeSince, CommandKind, LeveledKvState, Lookup, StateError, TableError, ViewChanged, pin,
+};
 use hightower_table::TableReader;
 use levels_common::{Place, World};
 
@@ -206,7 +208,7 @@ fn a_look_up_below_ends_with_its_view() {
     world.put(b"k", 1);
     let below = world.look_below(b"k");
     world.freeze();
-    let evaluate = |world: &World, below: &_| world.state.writer().evaluate(b"k", 1, CommandKind::Set, below);
+    let evaluate = |world: &World, below: &_| world.state.writer().evaluate(b"k", 1, CommandKind::Set, Some(below));
     assert_eq!(evaluate(&world, &below), Err(ViewChanged), "the memtable that knew it was frozen");
     let below = world.look_below(b"k");
     assert_eq!(evaluate(&world, &below), Ok(ApplyOutcome::IgnoredStale));
@@ -216,8 +218,56 @@ fn a_look_up_below_ends_with_its_view() {
     assert_eq!(evaluate(&world, &below), Ok(ApplyOutcome::IgnoredStale));
     // What is written in between is seen under the lock.
     world.put(b"k", 2);
-    assert_eq!(world.state.writer().version_of(b"k", &below), Ok(Some(2)));
-    assert_eq!(world.state.writer().version_of(b"other", &below), Ok(Some(1)), "the caller's key is the caller's");
+    let newest_of = |key, below| world.state.writer().newest_of(key, below).map(|newest| newest.map(|it| it.version));
+    assert_eq!(newest_of(b"k", Some(&below)), Ok(Some(2)));
+    assert_eq!(newest_of(b"other", Some(&below)), Ok(Some(1)), "the caller's key is the caller's");
+    assert_eq!(newest_of(b"other", None), Err(ViewChanged), "there are levels below");
+}
+
+/// A memtable without levels below it needs no look-up.
+#[test]
+fn a_lone_memtable_needs_no_look_up_below() {
+    let mut world = World::new();
+    let evaluate = |world: &World| world.state.writer().evaluate(b"k", 1, CommandKind::Set, None);
+    assert_eq!(evaluate(&world), Ok(ApplyOutcome::Applied));
+    world.put(b"k", 1);
+    assert_eq!(evaluate(&world), Ok(ApplyOutcome::IgnoredStale));
+    assert!(world.state.is_one_level(&pin()));
+    world.freeze();
+    assert_eq!(evaluate(&world), Err(ViewChanged));
+    assert!(!world.state.is_one_level(&pin()));
+}
+
+/// Two snapshots differ in a range at the first key with another version, wherever its record is.
+#[test]
+fn the_first_difference_of_two_snapshots_is_found_in_any_level() {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let mut world = World::new();
+    for key in [b"a", b"c", b"e"] {
+        world.put(key, 1);
+    }
+    while world.flush() {}
+    let before = world.state.snapshot();
+    let first = |world: &World, from| match before.first_difference(&world.state.snapshot(), from, Unbounded).unwrap() {
+        ChangeSince::Changed { key, version } => Some((key, version)),
+        ChangeSince::None => None,
+        ChangeSince::Forgotten { .. } => panic!("snapshots forget nothing"),
+    };
+    assert_eq!(first(&world, Unbounded), None);
+    world.delete(b"d");
+    assert_eq!(first(&world, Unbounded), None, "it was absent, and still is");
+    world.delete(b"e");
+    assert_eq!(first(&world, Unbounded), Some((b"e".to_vec(), None)));
+    world.put(b"c", 2);
+    world.freeze();
+    assert_eq!(first(&world, Unbounded), Some((b"c".to_vec(), Some(6))));
+    while world.flush() {}
+    assert_eq!(first(&world, Unbounded), Some((b"c".to_vec(), Some(6))));
+    assert_eq!(first(&world, Excluded(b"c")), Some((b"e".to_vec(), None)));
+    world.put(b"b", 1);
+    assert_eq!(first(&world, Unbounded), Some((b"b".to_vec(), Some(7))));
+    world.delete(b"a");
+    assert_eq!(first(&world, Unbounded), Some((b"a".to_vec(), None)));
 }
 
 /// A commit that is not published hides nothing of the levels below.

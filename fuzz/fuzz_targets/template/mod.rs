@@ -67,6 +67,7 @@ pub fn check(fs: &SimFs) {
     let Ok(engine) = SingleNodeEngine::with_components(config(), components(fs)) else { return };
     let mut count = 0;
     for entry in engine.range(..).unwrap() {
+        let entry = entry.expect("a replayed record can be read");
         let value = entry.value().expect("a replayed record can be read").to_vec();
         let known = written.get(entry.key()).is_some_and(|values| values.contains(&value));
         assert!(known, "a value that was never written: {entry:?}");

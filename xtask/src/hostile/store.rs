@@ -361,6 +361,7 @@ impl Store {
         let mut range = engine.range(..)?;
         let mut found = std::collections::BTreeMap::new();
         for entry in &mut range {
+            let entry = entry?;
             let key = String::from_utf8(entry.key().to_vec())?;
             let value = entry.value().map_err(|error| anyhow!("{key} cannot be read: {error}"))?;
             ensure!(found.insert(key.clone(), (value, entry.version())).is_none(), "{key} comes twice");

@@ -507,7 +507,7 @@ fn look(held: HeldRead) -> Result<Option<HeldRead>> {
         HeldRead::Range(range, rest) => {
             let mut now = Vec::new();
             for entry in *range {
-                let (key, value) = entry.into_pair().map_err(unreadable)?;
+                let (key, value) = entry.and_then(Entry::into_pair).map_err(unreadable)?;
                 now.push((key, value.into_vec()));
             }
             ensure!(now == rest, "an iterator that was held has {} of {} pairs, or others", now.len(), rest.len());

@@ -1,6 +1,6 @@
 //! The planted bugs of the state's levels.
 
-use super::catcher::{Catcher, Mutant, caught, plain};
+use super::catcher::{Catcher, Mutant, caught, plain, within_engine};
 use crate::cfgs::Cfgs;
 
 const fn case(filter: &'static str) -> Catcher {
@@ -69,6 +69,21 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "levels_change_unnoticed",
         "a look-up below the memtable counts only while the levels are the same",
         &[case("a_look_up_below_ends_with_its_view")],
+    ),
+    caught(
+        "other_keys_record_believed",
+        "a record that a table's hash leads to counts only if it has the key",
+        &[within_engine("an_absent_key_is_absent_whatever")],
+    ),
+    caught(
+        "flushed_changes_unseen",
+        "a range of a transaction has not changed in levels below the active memtable either",
+        &[within_engine("every_read_and_every_commit_equals")],
+    ),
+    caught(
+        "flushed_changes_forgotten",
+        "a transaction whose range is unchanged commits, also after a freeze",
+        &[within_engine("every_read_and_every_commit_equals")],
     ),
     caught(
         "levels_flush_out_of_order",

@@ -117,6 +117,7 @@ fn show_reads(screen: Screen, store: &Store) -> Result<Imported, Failure> {
     let prefix = "zone/America/Argentina/";
     screen.tell(&format!("{} prefix {prefix}", step(3)))?;
     for entry in store.prefix(prefix)? {
+        let entry = entry?;
         let (key, value) = (show(entry.key()).into_owned(), entry.value()?);
         screen.tell(&format!("  {key}  {}", styled(DIM, show(&value))))?;
     }
@@ -137,7 +138,7 @@ fn verify(screen: Screen, dir: &Path, imported: Imported, acknowledged: &Acknowl
                 interrupt::check()?;
             }
         }
-        let written = store.prefix(writer::PREFIX)?.count() as u64;
+        let written = store.prefix(writer::PREFIX)?.try_fold(0_u64, |count, entry| entry.map(|_| count + 1))?;
         Ok(Answer {
             imported,
             acknowledged: acknowledged.last,

@@ -63,7 +63,8 @@ impl ListArgs {
 
     fn count(&self, ranges: Vec<Range>) -> Result<u64, Failure> {
         let mut count = 0;
-        for _ in ranges.into_iter().flatten().take(self.take()) {
+        for entry in ranges.into_iter().flatten().take(self.take()) {
+            entry?;
             count += 1;
             check_now_and_then(count)?;
         }
@@ -78,6 +79,7 @@ impl ListArgs {
         let next = |range: &mut Range| if self.reverse { range.next_back() } else { range.next() };
         for done in 1..=self.limit.unwrap_or(u64::MAX) {
             let Some(entry) = ranges.iter_mut().find_map(next) else { break };
+            let entry = entry?;
             if self.keys_only {
                 format.write_key(out, entry.key())?;
             } else {

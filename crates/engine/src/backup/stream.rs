@@ -278,10 +278,10 @@ impl ExportSource<'_> {
         let order = RefCell::new(&mut order);
         loop {
             let guard = pin();
-            let Some((key, entry)) = entries.next_pinned(&guard) else { break };
-            self.read.prefetch_in_order(entry.location, &order, &guard);
-            let find = |guard| Some(snapshot.entry_pinned(key, guard)?.location).or(Some(entry.location));
-            self.read.read_record(&guard, find, |command| writer.add(command))?.unwrap_or(Ok(()))?;
+            let ahead = |place| self.read.prefetch_in_order(place, &order, &guard);
+            let Some((key, entry)) = entries.next_pinned(&guard, ahead)? else { break };
+            let again = || Ok(snapshot.entry(key, &guard)?.map(|entry| entry.location));
+            self.read.read_record(entry.location, &guard, again, |command| writer.add(command))?.unwrap_or(Ok(()))?;
         }
         let records = writer.records;
         Ok(ExportReport { seq: header.seq, records, bytes: writer.finish()? })

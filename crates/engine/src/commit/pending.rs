@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head};
-use hightower_state::{ApplyOutcome, Change, CommandKind, Replaced, StateWriter};
+use hightower_state::{ApplyOutcome, Change, CommandKind, LeveledSnapshot, LeveledWriter, LookedBelow, Replaced};
 
 use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
 use crate::config::Durability;
@@ -135,6 +135,8 @@ pub(crate) enum CommitVerdict {
     Rejected { requirement: usize, found: Option<u64> },
     /// A required range has changed, or may have: [`PendingCommit::range_finding`].
     RangeChanged,
+    /// The levels have changed since its keys were looked up below the active memtable: look again.
+    ViewChanged,
 }
 
 /// The records of a commit: an array of one record for a single put, so that its length is known,
@@ -149,6 +151,11 @@ pub(crate) struct PendingCommit<'a, R> {
     pub(crate) records: R,
     pub(crate) requirements: &'a [Requirement],
     pub(crate) ranges: Option<&'a Arc<Vec<RangeRequirement>>>,
+    /// The snapshot that the ranges were read at, if the caller has kept it.
+    pub(crate) snapshot: Option<&'a LeveledSnapshot<Place>>,
+    /// What the levels below the active memtable have of the keys of the requirements, and then of
+    /// the records with explicit versions. Empty if they were not looked up.
+    pub(crate) below: Vec<LookedBelow>,
     /// Watches the ranges until the commit is decided.
     pub(crate) watch: Option<RangeWatch>,
     /// The reason for [`CommitVerdict::RangeChanged`].
@@ -168,6 +175,9 @@ pub(crate) struct Evaluated {
     pub(crate) written: usize,
     /// Their maximum total length, in bytes.
     pub(crate) len_max: usize,
+    /// Whether the levels have changed since its keys were looked up below the active memtable.
+    /// Then the rest is not known.
+    pub(crate) is_view_changed: bool,
 }
 
 impl<'a, R: Records<'a>> PendingCommit<'a, R> {
@@ -178,6 +188,8 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
             records,
             requirements: &[],
             ranges: None,
+            snapshot: None,
+            below: Vec::new(),
             watch: None,
             range_finding: None,
             uses_reserve: false,
@@ -188,19 +200,33 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
 
     /// The first violated requirement.
     #[inline]
-    pub(crate) fn first_unmet(&self, state: &StateWriter<'_, Place>) -> Option<CommitVerdict> {
+    pub(crate) fn first_unmet(&self, state: &LeveledWriter<'_, Place>) -> Option<CommitVerdict> {
         self.requirements.iter().enumerate().find_map(|(at, requirement)| {
-            let known = state.entry(&requirement.key);
-            let found = known.and_then(|known| known.found()).map(|known| known.version);
+            let Ok(newest) = state.newest_of(&requirement.key, self.below.get(at)) else {
+                return Some(CommitVerdict::ViewChanged);
+            };
+            let found = newest.and_then(|newest| newest.version_of_value());
             (!requirement.expect.holds(found)).then_some(CommitVerdict::Rejected { requirement: at, found })
         })
+    }
+
+    /// Looks up, with `look`, the keys that the evaluation needs.
+    pub(crate) fn look_below(&mut self, look: impl Fn(&[u8]) -> Result<LookedBelow>) -> Result<()> {
+        self.below.clear();
+        let required = self.requirements.iter().map(|requirement| requirement.key.as_slice());
+        let given = self.records.as_ref().iter().filter(|record| record.is_given).map(|record| record.key);
+        for key in required.chain(given) {
+            self.below.push(look(key)?);
+        }
+        Ok(())
     }
 
     /// The finding of the watch on the required ranges, which ends the watch. Only for the holder
     /// of the commit lock.
     #[cold]
     pub(crate) fn range_verdict(&mut self) -> Result<Option<CommitVerdict>> {
-        match self.watch.take().as_ref().and_then(RangeWatch::finding) {
+        let Some(watch) = self.watch.take() else { return Ok(None) };
+        match watch.finding()? {
             None => Ok(None),
             Some(finding @ (RangeFinding::Changed { .. } | RangeFinding::Forgotten { .. })) => {
                 self.range_finding = Some(finding);
@@ -216,11 +242,12 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
     /// Sets the version and the outcome of each record. Only this function decides which record
     /// wins.
     #[inline]
-    pub(crate) fn evaluate(&mut self, state: &StateWriter<'_, Place>, max_version: u64) -> Result<Evaluated> {
+    pub(crate) fn evaluate(&mut self, state: &LeveledWriter<'_, Place>, max_version: u64) -> Result<Evaluated> {
         let mut evaluated = Evaluated { max_version, ..Evaluated::default() };
         // Versions assigned by the engine always win. Only records with explicit versions are
         // compared with the key's version, and with those of earlier records of the commit.
         let mut earlier: Option<HashMap<&[u8], u64>> = None;
+        let mut below = self.below.get(self.requirements.len()..).unwrap_or_default().iter();
         let records = self.records.as_mut();
         for at in 0..records.len() {
             let (before, rest) = records.split_at_mut(at);
@@ -233,7 +260,13 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
                         earlier.get_or_insert_with(|| written.map(|record| (record.key, record.version)).collect());
                     known = earlier.get(record.key).copied();
                 }
-                known = known.or_else(|| state.version_of(record.key));
+                let below = below.next();
+                if known.is_none() {
+                    let Ok(newest) = state.newest_of(record.key, below) else {
+                        return Ok(Evaluated { is_view_changed: true, ..Evaluated::default() });
+                    };
+                    known = newest.map(|newest| newest.version);
+                }
             } else {
                 record.version = next_version(evaluated.max_version)?;
             }
@@ -270,7 +303,8 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
         let records = batch.operations.iter().map(record).collect();
         let (requirements, uses_reserve) = (&batch.requirements[..], batch.uses_reserve());
         let ranges = batch.ranges.as_ref().filter(|_| !planted("range_requirement_ignored"));
-        Self { requirements, ranges, uses_reserve, ..Self::new(records, durability) }
+        let snapshot = batch.snapshot.as_ref();
+        Self { requirements, ranges, snapshot, uses_reserve, ..Self::new(records, durability) }
     }
 
     /// The outcome for the batch's caller.
@@ -284,6 +318,7 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
                 let Requirement { key, expect } = &self.requirements[requirement];
                 BatchOutcome::Rejected(Rejected::new(key.clone(), *expect, found))
             }
+            CommitVerdict::ViewChanged => return Err(Error::Internal("a commit was not decided".into())),
             CommitVerdict::RangeChanged => {
                 let (at, key, found, known_since) = match self.range_finding {
                     Some(RangeFinding::Changed { requirement, key, found }) => (requirement, key, found, None),

@@ -88,7 +88,7 @@ impl<'a> RunHost<'a> {
         Ok(Self {
             config: parts.config,
             open: parts.open,
-            state: parts.read.index.handle()?,
+            state: parts.read.index.handle()?.active_memtable().clone(),
             store: parts.store,
             _in_order: inputs.iter().map(|input| input.segment.hold_in_order()).collect(),
             inputs,

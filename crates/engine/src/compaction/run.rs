@@ -169,7 +169,7 @@ impl CompactionRunner {
     fn install_moves(&self, rewritten: &Rewritten) -> Result<()> {
         for some in rewritten.moved.chunks(MOVES_PER_LOCK) {
             let guard = pin();
-            let state = self.read.index.state(&guard)?;
+            let state = self.read.index.state(&guard)?.active_memtable();
             // The segments are looked up before the lock is taken.
             let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
             for moved in some {
@@ -202,7 +202,7 @@ impl CompactionRunner {
                 let record = tracked.segment.record_at(place.offset)?;
                 ready.extend(record.command().map(|command| (*place, command)));
             }
-            let mut writer: StateWriter<'_, Place> = self.read.index.state(&guard)?.writer();
+            let mut writer: StateWriter<'_, Place> = self.read.index.state(&guard)?.active_memtable().writer();
             for (place, command) in ready {
                 let is_there = writer.entry(command.key()).is_some_and(|entry| entry.location == place_of(place));
                 forgotten += u64::from(is_there && writer.remove_tombstone(command.key(), command.version()));

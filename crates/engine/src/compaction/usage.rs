@@ -45,6 +45,7 @@ fn retained_records(read: &ReadPath) -> (HashMap<u32, u64>, bool) {
     // A closing store starts no more runs.
     let Ok(state) = read.index.handle() else { return (retained, true) };
     // By their number, not by the seqno of the oldest: a registering snapshot has none yet.
+    let state = state.active_memtable();
     let has_snapshots = state.stats().snapshots > 0;
     state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
     (retained, has_snapshots)

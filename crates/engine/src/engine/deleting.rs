@@ -115,7 +115,7 @@ impl SingleNodeEngine {
         let (from, to) = bounds.key_bounds();
         let mut deletion = RangeDeletion { deleted_keys: 0, is_complete: false };
         // Without an end, the deletion could follow a writer that appends keys for ever.
-        let Some(end) = self.range((from, to))?.next_back().map(|last| last.key().to_vec()) else {
+        let Some(end) = self.range((from, to))?.next_back().transpose()?.map(|last| last.key().to_vec()) else {
             deletion.is_complete = true;
             return Ok(deletion);
         };
@@ -125,7 +125,8 @@ impl SingleNodeEngine {
         while !deletion.is_complete {
             let _held = if planted("range_deletion_holds_a_snapshot") { self.snapshot().ok() } else { None };
             step.clear();
-            let Some(last) = fill(&mut step, self.range((from.as_ref().map(Vec::as_slice), to))?, keys_max) else {
+            let range = self.range((from.as_ref().map(Vec::as_slice), to))?;
+            let Some(last) = fill(&mut step, range, keys_max)? else {
                 deletion.is_complete = true;
                 break;
             };
@@ -152,9 +153,10 @@ impl SingleNodeEngine {
 }
 
 /// Adds deletes of the next keys of `range`, at most `keys_max`, and returns the last of them.
-fn fill(step: &mut Batch, range: impl Iterator<Item = Entry>, keys_max: usize) -> Option<Vec<u8>> {
+fn fill(step: &mut Batch, range: impl Iterator<Item = Result<Entry>>, keys_max: usize) -> Result<Option<Vec<u8>>> {
     let (mut last, mut key_bytes) = (None, 0);
     for entry in range.take(keys_max) {
+        let entry = entry?;
         key_bytes += entry.key().len();
         if last.is_some() && key_bytes > KEY_BYTES_PER_COMMIT {
             break;
@@ -163,5 +165,5 @@ fn fill(step: &mut Batch, range: impl Iterator<Item = Entry>, keys_max: usize) -
         last = Some(entry);
     }
     // Not the entry: it holds a snapshot.
-    last.map(|entry| entry.key().to_vec())
+    Ok(last.map(|entry: Entry| entry.key().to_vec()))
 }

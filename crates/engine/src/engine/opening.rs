@@ -188,7 +188,7 @@ mod tests {
 
     use hightower_seams::Clock;
     use hightower_segment::{ForkGuard, RecoveryReport};
-    use hightower_state::ConcurrentKvState;
+    use hightower_state::{LeveledKvState, SeededHasher};
 
     use crate::components::Components;
     use crate::config::StoreConfig;
@@ -231,7 +231,7 @@ mod tests {
     fn a_closed_store_frees_its_index_with_the_last_snapshot() {
         for has_snapshot in [false, true] {
             let flag = Arc::new(AtomicBool::new(false));
-            let state = ConcurrentKvState::with_clock(Arc::new(Witness(Arc::clone(&flag))));
+            let state = LeveledKvState::with_hasher(SeededHasher::random(), Arc::new(Witness(Arc::clone(&flag))));
             let config = StoreConfig::default().with_read_only(true);
             let (components, segments) = (Components::default(), Segments::default());
             let time = StoreTime::resume(Arc::clone(&components.clock), &segments);
@@ -259,7 +259,7 @@ mod tests {
             engine.close().unwrap();
             if let Some(snapshot) = snapshot {
                 hightower_index::pin().flush();
-                assert!(!flag.load(Ordering::SeqCst) && !snapshot.contains_key("a"), "the snapshot reads it");
+                assert!(!flag.load(Ordering::SeqCst) && !snapshot.contains_key("a").unwrap(), "the snapshot reads it");
             }
             assert!(is_freed(&flag), "the engine is still there, and its index should not be");
             assert!(engine.snapshot().is_err());

@@ -108,7 +108,7 @@ impl SingleNodeEngine {
     }
 
     /// The current keys in `bounds`, in key order, from either end. The range stays usable after
-    /// the store is closed.
+    /// the store is closed. An item is an error if a table is damaged; it ends the range.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -117,8 +117,8 @@ impl SingleNodeEngine {
     /// engine.put("a", "1")?;
     /// engine.put("b", "2")?;
     /// let mut backwards = engine.range("a"..="b")?.rev();
-    /// assert_eq!(backwards.next().unwrap().key(), b"b");
-    /// assert_eq!(backwards.next().unwrap().into_pair()?, (b"a".to_vec(), "1".into()));
+    /// assert_eq!(backwards.next().unwrap()?.key(), b"b");
+    /// assert_eq!(backwards.next().unwrap()?.into_pair()?, (b"a".to_vec(), "1".into()));
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
     ///
@@ -138,6 +138,7 @@ impl SingleNodeEngine {
     /// # let engine = SingleNodeEngine::open(dir.path())?;
     /// engine.put("jobs/1", "queued")?;
     /// for entry in engine.prefix("jobs/")? {
+    ///     let entry = entry?;
     ///     println!("{} is {:?}", entry.key().escape_ascii(), entry.value()?.as_str());
     /// }
     /// # Ok::<(), hightower_engine::Error>(())
@@ -158,6 +159,7 @@ impl SingleNodeEngine {
     /// # let engine = SingleNodeEngine::open(dir.path())?;
     /// engine.put("a", "1")?;
     /// for entry in engine.iter()? {
+    ///     let entry = entry?;
     ///     println!("{} has {} bytes", entry.key().escape_ascii(), entry.value()?.len());
     /// }
     /// # Ok::<(), hightower_engine::Error>(())
@@ -208,7 +210,7 @@ impl SingleNodeEngine {
         self.snapshot()?.last_key_value()
     }
 
-    /// Whether `key` has a value. It reads only the index.
+    /// Whether `key` has a value. It reads no value.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -221,20 +223,21 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// [`Error::Corrupt`] if a table or a record that it reads is damaged, [`Error::Closed`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.read.index.state(&pin())?.contains_key(key.as_ref()))
+        let (key, guard) = (key.as_ref(), pin());
+        Ok(self.read.version_of(key, &guard, self.read.index.state(&guard)?.get(key, &guard))?.is_some())
     }
 
     /// Calls `reader` with a current snapshot.
     ///
     /// ```
-    /// # use hightower_engine::{SingleNodeEngine, StoreConfig};
+    /// # use hightower_engine::{Error, SingleNodeEngine, StoreConfig};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path()))?;
     /// engine.put("a", "1")?;
-    /// let both = engine.read_with(|now| (now.contains_key("a"), now.contains_key("b")))?;
-    /// assert_eq!(both, (true, false));
+    /// let found = engine.read_with(|now| Ok::<_, Error>((now.get("a")?, now.contains_key("b")?)))??;
+    /// assert_eq!(found, (Some("1".into()), false));
     /// # Ok::<(), hightower_engine::Error>(())
     /// ```
     ///

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hightower_index::pin;
 use hightower_log::SegmentHeader;
 use hightower_segment::{CoveredPosition, Dir, NamedTables, RecoveryReport, Segment};
-use hightower_state::{ConcurrentKvState, LoadRun, StateError};
+use hightower_state::{LeveledKvState, LoadRun, StateError};
 
 use crate::components::Components;
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ const MAX_RANGES_PER_RUN: usize = 32;
 
 /// The state and the segment table during their construction.
 pub(crate) struct Fold {
-    pub(crate) state: ConcurrentKvState<Place>,
+    pub(crate) state: LeveledKvState<Place>,
     pub(crate) segments: Segments,
     pub(crate) replayed_records: u64,
     pub(crate) tables_use: TablesUse,
@@ -154,7 +154,7 @@ impl Fold {
         let mut done = 0;
         let runs = in_pieces(
             total.div_ceil(per_run),
-            |run| plan.build(run * per_run..total.min((run + 1) * per_run), self.state.load_run()),
+            |run| plan.build(run * per_run..total.min((run + 1) * per_run), self.state.active_memtable().load_run()),
             || {
                 done = total.min(done + per_run);
                 watch(OpenProgress { phase: OpenPhase::Index, done: done as u64, total: total as u64 })
@@ -164,7 +164,7 @@ impl Fold {
     }
 
     fn join(&self, runs: Vec<LoadRun<Place>>) -> Result<(), Unusable> {
-        let joined = self.state.writer().load_runs(runs, threads());
+        let joined = self.state.active_memtable().writer().load_runs(runs, threads());
         joined.map(|_| ()).map_err(|error| match error {
             StateError::KeysOutOfOrder => Unusable::Because("its keys are not in order".into()),
             other => Unusable::Failed(Error::Validation(other.to_string().into())),

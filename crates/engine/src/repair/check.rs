@@ -256,12 +256,13 @@ fn check_tables(components: &Components, dir: &Path, report: &mut CheckReport) -
     let without = Fold::without_tables(store.segments(), store.report(), components, &mut go_on)?;
     let mut expected = without.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded);
     for found in with.state.snapshot().entries(Bound::Unbounded, Bound::Unbounded) {
-        if expected.next() != Some(found.clone()) {
+        let found = found?;
+        if expected.next().transpose()?.as_ref() != Some(&found) {
             note(format!("at the key {}: the tables and the log differ", found.0.escape_ascii()));
             return Ok(());
         }
     }
-    if let Some((key, _)) = expected.next() {
+    if let Some((key, _)) = expected.next().transpose()? {
         note(format!("the key {} is missing", key.escape_ascii()));
     }
     Ok(())

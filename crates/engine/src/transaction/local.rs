@@ -56,7 +56,7 @@ impl<'e> LocalState<'e> {
         if let Some(own) = self.writes.get(key) {
             return Ok(own.is_some());
         }
-        let version = self.snapshot.version_of(key);
+        let version = self.snapshot.version_of(key)?;
         self.note_key(key, version)?;
         Ok(version.is_some())
     }

@@ -19,7 +19,8 @@ use crate::value::Value;
 /// [`Transaction::prefix`](crate::Transaction::prefix).
 ///
 /// An item is an error if a transaction with writes is over its memory limit. The iterator then
-/// continues, but the transaction cannot be committed.
+/// continues, but the transaction cannot be committed. An item is also an error if a table is
+/// damaged; the iterator then ends.
 pub struct TransactionRange<'t> {
     local: &'t LocalState<'t>,
     number: RangeNumber,
@@ -86,7 +87,15 @@ impl<'t> TransactionRange<'t> {
 
     fn advance(&mut self, is_from_back: bool) -> Option<Result<TransactionEntry<'t>>> {
         while !self.is_done {
-            let stored = self.stored.peek(is_from_back).map(Entry::key);
+            let stored = match self.stored.peek(is_from_back) {
+                Some(Ok(entry)) => Some(entry.key()),
+                None => None,
+                Some(Err(_)) => {
+                    // The rest of the range is unknown, so nothing of it may be returned.
+                    self.is_done = true;
+                    return self.stored.take(is_from_back).and_then(Result::err).map(Err);
+                }
+            };
             let own = self.own.peek(is_from_back).map(|(key, _)| key.as_slice());
             let order = match (stored, own) {
                 (None, None) => break,
@@ -95,9 +104,9 @@ impl<'t> TransactionRange<'t> {
                 (Some(stored), Some(own)) if is_from_back && !planted("merged_forwards_only") => own.cmp(stored),
                 (Some(stored), Some(own)) => stored.cmp(own),
             };
-            let stored = if order.is_le() { self.stored.take(is_from_back) } else { None };
+            let stored = if order.is_le() { self.stored.take(is_from_back).transpose() } else { Ok(None) };
             let own = if order.is_ge() { self.own.take(is_from_back) } else { None };
-            let found = match (own, stored) {
+            let found = match (own, stored.unwrap_or_default()) {
                 (Some((key, Some(value))), _) => FoundEntry::Own(key, value),
                 (Some((_, None)), _) if !planted("own_deletes_unseen_in_ranges") => continue,
                 (_, Some(entry)) => FoundEntry::Stored(entry),

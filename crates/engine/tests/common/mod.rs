@@ -430,9 +430,9 @@ impl World {
         let engine = self.engine();
         assert_eq!(engine.snapshot_state().unwrap().digest(), self.model.digest());
         assert_eq!(engine.len(), self.model.len());
-        let pairs: Vec<_> = engine.range(..).unwrap().map(|entry| entry.into_pair().unwrap()).collect();
+        let pairs: Vec<_> = engine.range(..).unwrap().map(|entry| entry.unwrap().into_pair().unwrap()).collect();
         assert!(pairs.iter().map(|(key, value)| (&key[..], &value[..])).eq(self.model.iter()));
-        let back: Vec<_> = engine.range(..).unwrap().rev().map(|entry| entry.key().to_vec()).collect();
+        let back: Vec<_> = engine.range(..).unwrap().rev().map(|entry| entry.unwrap().key().to_vec()).collect();
         assert!(back.iter().rev().map(|key| &key[..]).eq(self.model.iter().map(|(key, _)| key)));
         for number in 0..=255 {
             let key = key(number);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use hightower_table::{TableEntry, TableError};
 
-use crate::change::Versioned;
+use crate::change::{NewestCommand, Versioned};
 use crate::levels::pointer::location_of;
 use crate::levels::segment_set::SegmentSet;
 use crate::levels::table_list::TableLevel;
@@ -29,7 +29,7 @@ use crate::version::Word;
 /// assert_eq!(found, None);
 /// # Ok::<(), TableError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Lookup<'a, L> {
     /// The key is in a memtable.
     Found(Versioned<L>),
@@ -42,6 +42,7 @@ pub enum Lookup<'a, L> {
 /// The rest of a lookup, in the tables of one view.
 ///
 /// Example: [`Lookup`].
+#[derive(Clone)]
 pub struct TableSearch<'a> {
     lower: &'a LowerLevels,
     /// The segments of the same view.
@@ -55,13 +56,14 @@ struct HashOnce {
     seed_and_hash: Option<(u64, u64)>,
 }
 
-/// The result of [`LeveledKvState::look_below`](crate::LeveledKvState::look_below): the version of
-/// a key in the levels below the active memtable, looked up before the writer's lock is taken.
+/// The result of [`LeveledKvState::look_below`](crate::LeveledKvState::look_below): the newest
+/// command of a key in the levels below the active memtable, looked up before the writer's lock is
+/// taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookedBelow {
     /// The number of the view.
     pub(crate) view: u64,
-    pub(crate) version: Option<u64>,
+    pub(crate) newest: Option<NewestCommand>,
 }
 
 impl<'a, L: Location> Lookup<'a, L> {

@@ -9,6 +9,7 @@ use hightower_index::Guard;
 use hightower_table::TableError;
 
 use crate::change::EntryRecord;
+use crate::changes::ChangeSince;
 use crate::inner::{SnapshotRegistration, StateInner};
 use crate::levels::lookup::{Lookup, TableSearch};
 use crate::levels::merged_scan::AllLevels;
@@ -108,6 +109,48 @@ impl<L: Location> LeveledSnapshot<L> {
         }
         let below = self.search(key, guard).map(|search| search.entry()).transpose()?.flatten();
         Ok(below.and_then(|entry| record_of(&entry)))
+    }
+
+    /// The first key of a range whose value in a later snapshot is another one: never
+    /// [`ChangeSince::Forgotten`]. Costs a walk over the range in both.
+    ///
+    /// Equal versions are equal values, because the tombstones that are newer than a snapshot stay
+    /// while it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    ///
+    /// ```
+    /// use std::ops::Bound::Unbounded;
+    /// use hightower_state::{Change, ChangeSince, CommandKind, LeveledKvState, pin};
+    ///
+    /// let state = LeveledKvState::<u32>::new();
+    /// let before = state.snapshot();
+    /// let change = Change { key: b"a", version: 7, kind: CommandKind::Set, location: 64, len_bytes: 0 };
+    /// state.writer().begin(1, &pin())?.apply(&change);
+    /// let difference = before.first_difference(&state.snapshot(), Unbounded, Unbounded);
+    /// assert_eq!(difference.unwrap(), ChangeSince::Changed { key: b"a".to_vec(), version: Some(7) });
+    /// # Ok::<(), hightower_state::StateError>(())
+    /// ```
+    pub fn first_difference(
+        &self,
+        later: &Self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+    ) -> Result<ChangeSince, TableError> {
+        let (mut before, mut after) = (self.range(from, to), later.range(from, to));
+        loop {
+            let (before, after) = (before.next().transpose()?, after.next().transpose()?);
+            let (key, version) = match (before, after) {
+                (None, None) => return Ok(ChangeSince::None),
+                (Some((old, _)), None) => (old, None),
+                (Some((old, _)), Some((new, _))) if old < new => (old, None),
+                (Some((old, before)), Some((new, after))) if old == new && before.version == after.version => continue,
+                (_, Some((new, after))) => (new, Some(after.version)),
+            };
+            return Ok(ChangeSince::Changed { key, version });
+        }
     }
 
     fn frozen_version(&self, key: &[u8], guard: &Guard) -> Option<Version> {

@@ -7,7 +7,7 @@ use hightower_index::{Awaited, Guard, SeededHasher, pin};
 use hightower_seams::{Clock, SystemClock};
 use hightower_table::{TableError, TableReader};
 
-use crate::change::EntryRecord;
+use crate::change::{EntryRecord, NewestCommand};
 use crate::inner::StateInner;
 use crate::levels::lookup::{LookedBelow, Lookup, TableSearch};
 use crate::levels::pointer::record_of;
@@ -116,6 +116,9 @@ impl<L: Location> LeveledKvState<L> {
         if active.is_none() && entry.is_some() && planted("levels_unpublished_hides") {
             return Lookup::Absent;
         }
+        if active.is_none() && view.lower.is_none() {
+            return Lookup::Absent;
+        }
         let in_memory = active.or_else(|| frozen_latest(inner, view, key, guard));
         Lookup::new(in_memory, || TableSearch::new(view, key))
     }
@@ -159,11 +162,12 @@ impl<L: Location> LeveledKvState<L> {
         Ok(below.and_then(|entry| record_of(&entry)))
     }
 
-    /// Looks up the version of a key below the active memtable, for [`LeveledWriter::version_of`].
-    /// Call it before taking the writer's lock. `read` works as in [`TableSearch::find`], and
-    /// returns the record's version.
+    /// Looks up the newest command of a key below the active memtable, for
+    /// [`LeveledWriter::newest_of`]. Call it before taking the writer's lock. `read` works as in
+    /// [`TableSearch::find`], and returns the record's version and kind.
     ///
-    /// A command whose version is above every other does not need it.
+    /// A command whose version is above every other does not need it, nor does any command while
+    /// the active memtable [is the only level](Self::is_one_level).
     ///
     /// # Errors
     ///
@@ -174,7 +178,7 @@ impl<L: Location> LeveledKvState<L> {
     ///
     /// let state = LeveledKvState::<u32>::new();
     /// let below = state.look_below(b"a", &pin(), |_place| Ok::<_, TableError>(None))?;
-    /// let outcome = state.writer().evaluate(b"a", 7, CommandKind::Set, &below);
+    /// let outcome = state.writer().evaluate(b"a", 7, CommandKind::Set, Some(&below));
     /// assert_eq!(outcome, Ok(ApplyOutcome::Applied));
     /// # Ok::<(), TableError>(())
     /// ```
@@ -182,18 +186,32 @@ impl<L: Location> LeveledKvState<L> {
         &self,
         key: &[u8],
         guard: &Guard,
-        read: impl FnMut(L) -> Result<Option<u64>, E>,
+        read: impl FnMut(L) -> Result<Option<NewestCommand>, E>,
     ) -> Result<LookedBelow, E> {
         let view = self.inner().view(guard);
-        let found = |version| Ok(LookedBelow { view: view.number, version });
+        let found = |newest| Ok(LookedBelow { view: view.number, newest });
         // A key of the active memtable stays there as long as the view is the same.
         if view.active.get(key, guard).is_some() {
             return found(None);
         }
         if let Some(entry) = view.frozen().iter().find_map(|memtable| memtable.get(key, guard)) {
-            return found(Some(entry.newest().version));
+            return found(Some(NewestCommand::new(&entry.newest())));
         }
         found(TableSearch::new(view, key).map(|search| search.find(read)).transpose()?.flatten())
+    }
+
+    /// Whether the active memtable is the only level. Cheap.
+    #[must_use]
+    #[inline]
+    pub fn is_one_level(&self, guard: &Guard) -> bool {
+        self.inner().view(guard).lower.is_none()
+    }
+
+    /// The active memtable, as a state of its own: the same keys, as long as it is the only level.
+    #[must_use]
+    #[inline]
+    pub fn active_memtable(&self) -> &ConcurrentKvState<L> {
+        &self.memory
     }
 
     /// Like [`ConcurrentKvState::prefetch`], for the active memtable.
@@ -249,6 +267,7 @@ impl<L: Location> LeveledKvState<L> {
 }
 
 /// The newest version in the frozen memtables.
+#[inline(never)]
 fn frozen_latest(inner: &StateInner, view: &View, key: &[u8], guard: &Guard) -> Option<(Word, u64)> {
     view.frozen().iter().find_map(|memtable| {
         let latest = inner.latest(memtable.get(key, guard)?, guard)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin};
 use hightower_table::TableReader;
 
-use crate::change::{Applied, Change};
+use crate::change::{Applied, Change, NewestCommand};
 use crate::commit::Commit;
 use crate::error::StateError;
 use crate::inner::{SnapshotRegistration, StateInner};
@@ -55,21 +55,31 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         Self { writer, inner }
     }
 
-    /// The newest version that a key has seen, tombstones included: from the active memtable,
-    /// otherwise from `below`, the result of [`look_below`](crate::LeveledKvState::look_below).
+    /// The newest command that a key has seen: from the active memtable, otherwise from `below`,
+    /// the result of [`look_below`](crate::LeveledKvState::look_below). While the active memtable
+    /// is the only level, `below` is not needed.
     ///
     /// # Errors
     ///
-    /// [`ViewChanged`] if the active memtable does not have the key, and the levels have changed
-    /// since the lookup.
-    pub fn version_of(&self, key: &[u8], below: &LookedBelow) -> Result<Option<u64>, ViewChanged> {
-        if let Some(version) = self.writer.version_of(key) {
-            return Ok(Some(version));
+    /// [`ViewChanged`] if the active memtable does not have the key, and `below` is missing or the
+    /// levels have changed since the lookup.
+    pub fn newest_of(&self, key: &[u8], below: Option<&LookedBelow>) -> Result<Option<NewestCommand>, ViewChanged> {
+        if let Some(newest) = self.writer.newest_of(key) {
+            return Ok(Some(newest));
         }
-        if self.inner.view(&pin()).number != below.view && !planted("levels_change_unnoticed") {
-            return Err(ViewChanged);
+        let guard = pin();
+        let view = self.inner.view(&guard);
+        if view.lower.is_none() {
+            return Ok(None);
         }
-        Ok(below.version)
+        let is_same = |below: &&LookedBelow| below.view == view.number || planted("levels_change_unnoticed");
+        below.filter(is_same).map(|below| below.newest).ok_or(ViewChanged)
+    }
+
+    /// Whether the active memtable has an entry of the key.
+    #[must_use]
+    pub fn is_in_active_memtable(&self, key: &[u8]) -> bool {
+        self.writer.newest_of(key).is_some()
     }
 
     /// The outcome of a command, without a change. Example:
@@ -77,15 +87,16 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
     ///
     /// # Errors
     ///
-    /// As for [`version_of`](Self::version_of).
+    /// As for [`newest_of`](Self::newest_of).
     pub fn evaluate(
         &self,
         key: &[u8],
         version: u64,
         kind: CommandKind,
-        below: &LookedBelow,
+        below: Option<&LookedBelow>,
     ) -> Result<ApplyOutcome, ViewChanged> {
-        Ok(ApplyOutcome::decide(self.version_of(key, below)?, version, kind))
+        let known = self.newest_of(key, below)?.map(|newest| newest.version);
+        Ok(ApplyOutcome::decide(known, version, kind))
     }
 
     /// Like [`StateWriter::begin`]. An applied change must win against the levels below the active

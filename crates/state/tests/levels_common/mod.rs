@@ -11,8 +11,8 @@ use hightower_log::Command;
 use hightower_segment::sim::SimFs;
 use hightower_segment::{Dir, Fs};
 use hightower_state::{
-    Change, CommandKind, FrozenMemtable, KvState, LeveledKvState, Location, LocationBits, Lookup, SegmentSet,
-    SegmentSetWatch, TableError, TableMark, pin,
+    Change, CommandKind, FrozenMemtable, KvState, LeveledKvState, Location, LocationBits, Lookup, NewestCommand,
+    SegmentSet, SegmentSetWatch, TableError, TableMark, pin,
 };
 use hightower_table::{
     EntryKind, LevelMerge, MergeSource, RecordPointer, ScanDirection, TableEntry, TableOptions, TableReader,
@@ -153,7 +153,7 @@ impl World {
     /// A command with a version of the caller's; whether it won.
     pub(crate) fn submit(&mut self, key: &[u8], version: u64, kind: CommandKind, value: u32) -> bool {
         let below = self.look_below(key);
-        let wins = self.state.writer().evaluate(key, version, kind, &below).unwrap().changed();
+        let wins = self.state.writer().evaluate(key, version, kind, Some(&below)).unwrap().changed();
         if wins {
             self.commit(&[(key.to_vec(), version, kind, value)]);
         }
@@ -161,7 +161,8 @@ impl World {
     }
 
     pub(crate) fn look_below(&self, key: &[u8]) -> hightower_state::LookedBelow {
-        let read = |place| Ok::<_, TableError>(self.record_of(key, place).map(|record| record.version));
+        let newest = |record: &LogRecord| NewestCommand { version: record.version, kind: record.kind };
+        let read = |place| Ok::<_, TableError>(self.record_of(key, place).map(newest));
         self.state.look_below(key, &pin(), read).unwrap()
     }
 

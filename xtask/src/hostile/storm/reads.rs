@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow, ensure};
-use hightower_engine::{SingleNodeEngine, SnapshotEngine};
+use hightower_engine::{Entry, SingleNodeEngine, SnapshotEngine};
 
 use super::{Caller, GROUPS, HELD, HeldRead, KEYS, group, key};
 use crate::hostile::model::Reading;
@@ -65,6 +65,7 @@ impl Caller<'_> {
             let _doing = doing("iterate", "");
             let mut next = || if is_reversed { range.next_back() } else { range.next() };
             while let Some(entry) = next() {
+                let entry = entry.map_err(|error| anyhow!("a range cannot be read: {error}"))?;
                 let value = entry.value().map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
                 found.push((entry.key().to_vec(), value.to_vec()));
                 if self.held.len() < HELD && self.random.once_in(40) {
@@ -107,7 +108,7 @@ impl Caller<'_> {
             return Ok(());
         }
         for pair in &mut range {
-            let pair = pair.into_pair().map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
+            let pair = pair.and_then(Entry::into_pair).map_err(|error| anyhow!("an entry cannot be read: {error}"))?;
             found.push((pair.0, pair.1.into_vec()));
         }
         check_all(store, &found, &reading)

@@ -85,7 +85,7 @@ fn steps(typed: &[u8], first: impl Fn((Bound<&[u8]>, Bound<&[u8]>)) -> Option<En
 
 /// The first entry of the store between two bounds; none after a read error.
 fn first(store: &SingleNodeEngine, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Entry> {
-    store.range(bounds).ok()?.next()
+    store.range(bounds).ok()?.next()?.ok()
 }
 
 /// The first possible key behind all keys of a step.
