@@ -135,10 +135,14 @@ impl WritePath {
         }
         let mut log = Some(self.log.lock()?);
         for commit in &mut *group {
-            let Some(held) = &mut log else { break };
-            commit.result = self.commit_locked(commit, held, state, &guard);
-            if let Ok(CommitVerdict::ViewChanged) = commit.result {
-                commit.result = self.commit_again(commit, &mut log, state, &guard);
+            // If the store was closed meanwhile, the rest of the group stays closed too.
+            while let Some(held) = &mut log {
+                commit.result = self.commit_locked(commit, held, state, &guard);
+                let Ok(CommitVerdict::ViewChanged) = commit.result else { break };
+                if let Err(failure) = self.look_again(commit, &mut log, state, &guard) {
+                    commit.result = Err(failure);
+                    break;
+                }
             }
         }
         drop(log);
@@ -160,27 +164,20 @@ impl WritePath {
         Ok(())
     }
 
-    /// Looks the keys of a commit up below the active memtable, without the lock, until the levels
-    /// stay the same up to the commit.
+    /// Looks the keys of a commit up below the active memtable again, without the lock.
     #[cold]
-    fn commit_again<'l, 'a, R: Records<'a>>(
+    fn look_again<'l, 'a, R: Records<'a>>(
         &'l self,
         commit: &mut PendingCommit<'a, R>,
         log: &mut Option<CommitGuard<'l>>,
         state: &LeveledKvState<Place>,
         guard: &Guard,
-    ) -> Result<CommitVerdict> {
-        loop {
-            *log = None;
-            let looked = self.look_below(commit, state, guard);
-            // If the store was closed meanwhile, the rest of the group stays closed too.
-            let held = log.insert(self.log.lock()?);
-            looked?;
-            match self.commit_locked(commit, held, state, guard)? {
-                CommitVerdict::ViewChanged => step(),
-                verdict => return Ok(verdict),
-            }
-        }
+    ) -> Result<()> {
+        step();
+        *log = None;
+        let looked = self.look_below(commit, state, guard);
+        *log = Some(self.log.lock()?);
+        looked
     }
 
     /// Looks up the keys of requirements and of records with explicit versions, below the active

@@ -178,6 +178,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
     }
 
     /// The next item from one end. Calls `ahead` with each location some items before returning it.
+    #[inline]
     pub(crate) fn next(
         &mut self,
         end: RangeEnd,

@@ -46,6 +46,7 @@ impl<L: Location> LeveledRange<L> {
     /// # Errors
     ///
     /// [`TableError::Corrupt`] if a table is damaged.
+    #[inline]
     pub fn next_pinned(&mut self, guard: &Guard, ahead: impl Fn(L)) -> Result<Option<EntryInPlace<'_, L>>, TableError> {
         self.scan.next(RangeEnd::Front, guard, ahead)
     }
@@ -55,6 +56,7 @@ impl<L: Location> LeveledRange<L> {
     /// # Errors
     ///
     /// [`TableError::Corrupt`] if a table is damaged.
+    #[inline]
     pub fn next_back_pinned(
         &mut self,
         guard: &Guard,
