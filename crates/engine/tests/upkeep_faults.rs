@@ -105,6 +105,37 @@ fn interruptions_and_short_writes_are_nothing() {
     }
 }
 
+/// Outputs are read back before their inputs are removed.
+#[test]
+fn a_bit_that_flips_on_the_way_to_an_output_ends_the_compaction() {
+    let half_dead = || {
+        let fs = SimFs::new();
+        let engine = open_with(&fs, config(AppendMode::Positioned), 1, Background::Caller).unwrap();
+        (0..100).for_each(|number| assert!(engine.put(key(number), [1; 60]).unwrap().changed()));
+        (0..100).step_by(2).for_each(|number| assert!(engine.put(key(number), [2; 60]).unwrap().changed()));
+        engine.flush().unwrap();
+        (fs, engine)
+    };
+    let (fs, engine) = half_dead();
+    let before = fs.call_count();
+    assert!(engine.run_compaction_now().unwrap().moved_records > 50);
+    let calls = fs.call_count() - before;
+    let mut failures = 0;
+    for at in 0..calls {
+        let (fs, engine) = half_dead();
+        fs.inject(Fault { kind: FaultKind::FlipBit, at_call: fs.call_count() + at, lasting: false });
+        if let Err(error) = engine.run_compaction_now() {
+            assert_eq!(error.code(), "corrupt", "at call {at}: {error}");
+            failures += 1;
+        }
+        for number in 0..100 {
+            let written = if number % 2 == 0 { 2 } else { 1 };
+            assert_eq!(engine.get(key(number)).unwrap().unwrap(), [written; 60], "at call {at}");
+        }
+    }
+    assert!(failures > 0);
+}
+
 #[test]
 fn deletes_and_compaction_make_room_on_a_full_device() {
     // The caller does the background work, so the progress of that work at the end decides which

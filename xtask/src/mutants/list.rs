@@ -211,6 +211,11 @@ const OF_STORE: &[Mutant] = &[
         &[plain("hightower-engine", "upkeep_faults", "keys_longer_than_a_segment")],
     ),
     caught(
+        "outputs_not_read_back",
+        "compaction verifies its outputs before it removes its inputs",
+        &[plain("hightower-engine", "upkeep_faults", "a_bit_that_flips")],
+    ),
+    caught(
         "readers_not_awaited",
         "a compaction waits for readers that are about to end",
         &[plain("hightower-engine", "upkeep_faults", "compaction_waits_for_readers")],
