@@ -58,13 +58,24 @@ pub struct Mapping {
     /// Their address for the writer.
     target: *mut u8,
     len: usize,
-    published: AtomicUsize,
+    /// A published end that readers have seen.
+    seen: AtomicUsize,
+    published: PublishedEnd,
     /// Pairs the mapping with its writer; no two mappings of a process share one.
     id: u64,
     writer_taken: AtomicBool,
     access: Access,
     backing: Backing,
 }
+
+/// The end of the published bytes, which each append moves.
+///
+/// It has cache lines of its own (two, because processors fetch pairs of them). A reader of what
+/// lies before the `seen` end does not read it. Otherwise a reader that follows the writer would
+/// take these lines from it at each record, and the writer would wait for them at each append.
+#[repr(align(128))]
+#[derive(Default)]
+struct PublishedEnd(AtomicUsize);
 
 enum Backing {
     File(FileMaps),
@@ -172,7 +183,8 @@ impl Mapping {
             base,
             target,
             len,
-            published: AtomicUsize::new(0),
+            seen: AtomicUsize::new(0),
+            published: PublishedEnd::default(),
             id: next_id(),
             writer_taken: AtomicBool::new(false),
             access,
@@ -207,14 +219,27 @@ impl Mapping {
     #[must_use]
     #[inline]
     pub fn published(&self) -> usize {
-        self.published.load(Ordering::Acquire)
+        self.published.0.load(Ordering::Acquire)
+    }
+
+    /// A published end, not before `wanted` if so much is published.
+    #[inline]
+    fn end_for(&self, wanted: usize) -> usize {
+        let seen = self.seen.load(Ordering::Acquire);
+        if wanted <= seen {
+            return seen;
+        }
+        let end = self.published();
+        // Another thread may have stored a later end. This one is published too.
+        self.seen.store(end, Ordering::Release);
+        end
     }
 
     /// The bytes of a range; `None` unless all of it is published. Costs an atomic load.
     #[must_use]
     #[inline]
     pub fn slice(&self, range: Range<usize>) -> Option<&[u8]> {
-        if range.start > range.end || range.end > self.published() {
+        if range.start > range.end || range.end > self.end_for(range.end) {
             return None;
         }
         // SAFETY: the range lies within the published bytes, which lie within `len` bytes from
@@ -229,6 +254,15 @@ impl Mapping {
     #[inline]
     pub fn published_from(&self, start: usize) -> Option<&[u8]> {
         let end = self.published();
+        if start < end { self.slice(start..end) } else { None }
+    }
+
+    /// Published bytes from `start` on, at least those of the append that has published this byte;
+    /// `None` if it is not published.
+    #[must_use]
+    #[inline]
+    pub fn appended_at(&self, start: usize) -> Option<&[u8]> {
+        let end = self.end_for(start.saturating_add(1));
         if start >= end {
             return None;
         }
@@ -258,7 +292,7 @@ impl Mapping {
             return Err(MappingError::ReadOnly);
         }
         // Only this writer moves the end, so a relaxed load sees its own last store.
-        let start = self.published.load(Ordering::Relaxed);
+        let start = self.published.0.load(Ordering::Relaxed);
         let mut room = self.len - start;
         for part in parts {
             room = room.checked_sub(part.len()).ok_or(MappingError::DoesNotFit)?;
@@ -276,7 +310,7 @@ impl Mapping {
                 memory.freeze(end);
             }
         }
-        self.published.store(end, Ordering::Release);
+        self.published.0.store(end, Ordering::Release);
         Ok(end)
     }
 
@@ -310,7 +344,7 @@ impl Mapping {
         if let Backing::Memory { memory, .. } = &self.backing {
             memory.freeze(end);
         }
-        self.published.fetch_max(end, Ordering::Release);
+        self.published.0.fetch_max(end, Ordering::Release);
         Ok(())
     }
 
@@ -329,7 +363,10 @@ impl Mapping {
         // An old writer's id no longer matches.
         self.id = next_id();
         self.writer_taken = AtomicBool::new(false);
-        self.published = AtomicUsize::new(0);
+        if !planted("seen_bytes_survive_a_reset") {
+            self.seen = AtomicUsize::new(0);
+        }
+        self.published = PublishedEnd::default();
         true
     }
 
@@ -490,4 +527,42 @@ impl fmt::Debug for Mapping {
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use super::{Access, Mapping, MemoryObserver, SharedMemory};
+
+    struct Ignores;
+
+    impl MemoryObserver for Ignores {
+        fn wrote(&self, _offset: usize, _bytes: &[u8]) {}
+
+        fn sync(&self, _range: Range<usize>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn readers_see_each_append_at_once_and_nothing_after_a_reset() {
+        let memory = Arc::new(SharedMemory::new(&[0; 16]));
+        let mut mapping = Mapping::of_memory(memory, 16, Access::Write, Arc::new(Ignores));
+        let mut writer = mapping.writer().unwrap();
+        for appended in [&b"ab"[..], b"cde"] {
+            let start = mapping.published();
+            assert_eq!(mapping.appended_at(start), None);
+            mapping.append(&mut writer, &[appended]).unwrap();
+            assert_eq!(mapping.appended_at(start), Some(appended));
+            assert_eq!(mapping.published_from(start), Some(appended));
+            assert_eq!(mapping.slice(start..start + 1), Some(&appended[..1]));
+        }
+        assert_eq!(mapping.published_from(1), Some(&b"bcde"[..]));
+        assert!(mapping.slice(4..6).is_none());
+        assert!(mapping.reset());
+        assert_eq!((mapping.appended_at(0), mapping.slice(0..1)), (None, None));
+    }
 }

@@ -128,6 +128,13 @@ impl Segment {
         self.capacity.load(Ordering::Relaxed)
     }
 
+    /// Whether a record begins at this end of another one: whether more is published.
+    #[must_use]
+    #[inline]
+    pub fn continues_at(&self, offset: u32) -> bool {
+        self.mapping.appended_at(offset as usize).is_some()
+    }
+
     /// Whether it has no commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -185,7 +192,7 @@ impl Segment {
 
     #[inline]
     fn record_bytes(&self, offset: u32) -> Result<&[u8], SegmentError> {
-        let bytes = self.mapping.published_from(offset as usize).filter(|_| offset >= FIRST_RECORD_AT);
+        let bytes = self.mapping.appended_at(offset as usize).filter(|_| offset >= FIRST_RECORD_AT);
         bytes.ok_or_else(|| self.out_of_bounds(offset))
     }
 

@@ -18,6 +18,11 @@ const fn wal(filter: &'static str) -> Catcher {
 
 pub(super) const OF_SEGMENTS: &[Mutant] = &[
     caught(
+        "seen_bytes_survive_a_reset",
+        "a mapping that is used again lends no byte before it is appended",
+        &[plain("hightower-segment", "lib", "readers_see_each_append")],
+    ),
+    caught(
         "edit_in_a_linked_manifest",
         "no edit is appended to a manifest with a second name",
         &[life_of_segments("a_manifest_with_a_second_name")],
