@@ -104,15 +104,22 @@ impl FeedLog {
         }
     }
 
-    /// A reader that has read all commits up to this seqno is at most `max_bytes` behind the end.
+    /// A reader that has read all commits up to this seqno, or more, is at most `max_bytes` behind
+    /// the end.
     pub(crate) fn within(&self, max_bytes: u64) -> u64 {
         let state = self.state.lock();
-        let mut sum_bytes = 0;
-        let near = state.segments.iter().rev().take_while(|(_, found)| {
-            sum_bytes += u64::from(found.segment.len_bytes());
-            sum_bytes <= max_bytes
-        });
-        near.last().map_or(u64::MAX, |(base_seq, _)| base_seq.saturating_sub(1))
+        let mut unread_bytes = 0;
+        for (base_seq, found) in state.segments.iter().rev() {
+            unread_bytes += u64::from(found.segment.len_bytes());
+            if unread_bytes > max_bytes {
+                // Seqnos jump between segments: not the one before the next segment.
+                return found.segment.last_seq().unwrap_or(u64::MAX);
+            }
+            if planted("lag_up_to_the_next_segment") && state.segments.range(..base_seq).next().is_none() {
+                return base_seq.saturating_sub(1);
+            }
+        }
+        0
     }
 
     /// Gives removed segments up that have no commit above `needed_after`, and with them every
@@ -162,5 +169,37 @@ impl FeedLogState {
 impl FeedSegment {
     fn named(segment: Arc<Segment>) -> Self {
         Self { segment, is_removed: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::components::{Background, Components};
+    use crate::config::StoreConfig;
+    use crate::engine::SingleNodeEngine;
+
+    #[test]
+    fn a_reader_at_the_end_of_a_segment_lags_by_the_later_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig::at(dir.path()).with_min_segment_size(16 << 10).with_max_segment_size(16 << 10);
+        // No thread seals a segment meanwhile.
+        let components = Components::default().with_background(Background::Caller);
+        let engine = SingleNodeEngine::with_components(config, components).unwrap();
+        for number in 0..1000_u32 {
+            engine.put(number.to_le_bytes(), [7; 90]).unwrap();
+        }
+        let log = engine.feeds.log();
+        let segments: Vec<_> = log.state.lock().segments.values().map(|found| found.segment.clone()).collect();
+        let mut jumps = 0;
+        for pair in segments.windows(2) {
+            let last_seq = pair[0].last_seq().unwrap();
+            jumps += usize::from(pair[1].header().base_seq > last_seq + 1);
+            let later = segments.iter().filter(|segment| segment.header().base_seq > last_seq);
+            let unread_bytes = later.map(|segment| u64::from(segment.len_bytes())).sum();
+            assert!(log.within(unread_bytes) <= last_seq, "{last_seq} is {unread_bytes} bytes behind");
+            assert!(log.within(unread_bytes - 1) > last_seq, "{last_seq} is {unread_bytes} bytes behind");
+        }
+        assert!(jumps > 0, "no seqnos jump in {} segments", segments.len());
+        assert_eq!(log.within(u64::MAX), 0);
     }
 }
