@@ -29,6 +29,7 @@ use crate::mutants::planted;
 /// | [`next`](Iterator::next), as an iterator | waits |
 /// | [`next_timeout`](Self::next_timeout) | waits, but not longer |
 /// | [`next_async`](Self::next_async), [`poll_next`](Self::poll_next) | a `Future`, which needs no runtime |
+/// | [`subscribe`](Self::subscribe), [`subscribe_with`](Self::subscribe_with) | a function is called when there is one |
 ///
 /// An error ends the feed. Remember [`seqno`](Self::seqno), and begin a new feed there, in this
 /// process or in a later one. If that is [`Error::HistoryLost`] or [`Error::Diverged`], begin anew
@@ -70,6 +71,8 @@ pub struct ChangeFeed {
     signal: Arc<FeedSignal>,
     /// Every commit up to this seqno was returned, if it has a change in the range.
     seqno: u64,
+    /// The end of the log up to which it reads before it asks for the end again: writers move it.
+    limit: u64,
     mode: FeedMode,
 }
 
@@ -105,7 +108,7 @@ impl ChangeFeed {
                 FeedMode::Following(VecDeque::new())
             }
         };
-        Self { hub: Arc::clone(hub), reach, range, id, signal, seqno: after, mode }
+        Self { hub: Arc::clone(hub), reach, range, id, signal, seqno: after, limit: 0, mode }
     }
 
     /// The place of the feed: it has returned every commit up to this seqno, if it has a change in
@@ -148,7 +151,7 @@ impl ChangeFeed {
     /// As [`try_next`](Self::try_next). [`Error::Validation`] on the store's own thread, in a waker
     /// of another feed.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<FeedCommit>> {
-        self.wait_until(self.hub.deadline(timeout))
+        self.wait_until(self.hub.deadline(timeout), || true)
     }
 
     /// The next commit, as a `Future` without a runtime; `None` after the end. Dropping the future
@@ -192,12 +195,28 @@ impl ChangeFeed {
         matches!(self.mode, FeedMode::Ended)
     }
 
-    fn wait_until(&mut self, deadline: Option<Duration>) -> Result<Option<FeedCommit>> {
+    /// The signal that ends a wait.
+    pub(crate) fn signal(&self) -> &Arc<FeedSignal> {
+        &self.signal
+    }
+
+    /// Waits for the next commit while `goes_on`; the signal lets it ask again.
+    pub(crate) fn next_while(&mut self, goes_on: impl Fn() -> bool) -> Result<Option<FeedCommit>> {
+        self.wait_until(None, goes_on)
+    }
+
+    fn wait_until(&mut self, deadline: Option<Duration>, goes_on: impl Fn() -> bool) -> Result<Option<FeedCommit>> {
         loop {
             self.signal.clear();
+            if !goes_on() {
+                return Ok(None);
+            }
             let next = self.try_next()?;
             if next.is_some() || self.has_ended() {
                 return Ok(next);
+            }
+            if planted("signal_cleared_after_looking") {
+                self.signal.clear();
             }
             self.hub.refuse_own_thread()?;
             let left = deadline.map(|deadline| self.hub.time_to(deadline));
@@ -243,14 +262,17 @@ impl ChangeFeed {
     fn read_next(&mut self) -> Result<Option<FeedCommit>> {
         let FeedMode::Reading(cursor) = &mut self.mode else { return Ok(None) };
         loop {
-            let (segment_before, limit) = (cursor.base_seq(), self.hub.limit(self.reach));
+            if cursor.next_seq() > self.limit {
+                self.limit = self.hub.limit(self.reach);
+            }
+            let (segment_before, limit) = (cursor.base_seq(), self.limit);
             let mut changes = Vec::new();
             let next = cursor.next(self.hub.log(), limit, |offset, command| {
                 if self.range.contains(command.key()) {
                     changes.push(ChangeRecord::of(offset, command));
                 }
             })?;
-            let Some((place, segment)) = next else {
+            let Some((seq, _, segment)) = next else {
                 self.seqno = self.seqno.max(limit);
                 if self.hub.is_read_only() {
                     self.mode = FeedMode::Ended;
@@ -261,14 +283,14 @@ impl ChangeFeed {
                 return Ok(None);
             };
             if cursor.base_seq() != segment_before {
-                self.hub.note_read(self.reach, self.id, place.seq - 1);
+                self.hub.note_read(self.reach, self.id, seq - 1);
             }
-            if place.seq <= self.seqno && !planted("resumed_at_the_commit") {
+            if seq <= self.seqno && !planted("resumed_at_the_commit") {
                 continue;
             }
-            self.seqno = place.seq;
+            self.seqno = seq;
             if !changes.is_empty() {
-                return Ok(Some(FeedCommit::new(place.seq, segment, changes)));
+                return Ok(Some(FeedCommit::new(seq, segment, changes)));
             }
         }
     }
@@ -294,7 +316,7 @@ impl Iterator for ChangeFeed {
     type Item = Result<FeedCommit>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.wait_until(None).transpose()
+        self.wait_until(None, || true).transpose()
     }
 }
 

@@ -57,8 +57,8 @@ impl LogCursor {
     }
 
     /// Reads the next commit with a seqno of at most `limit`: calls `visit` with the offset and the
-    /// command of each record, all verified, and returns the commit's place. `None` if there is no
-    /// such commit yet. After an error the cursor is where it was.
+    /// command of each record, all verified, and returns the commit's seqno, offset and segment.
+    /// `None` if there is no such commit yet. After an error the cursor is where it was.
     ///
     /// # Errors
     ///
@@ -68,32 +68,28 @@ impl LogCursor {
         log: &FeedLog,
         limit: u64,
         mut visit: impl FnMut(u32, CommandRef<'_>),
-    ) -> Result<Option<(CommitPlace, Arc<Segment>)>> {
+    ) -> Result<Option<(u64, u32, Arc<Segment>)>> {
         loop {
             if self.next_seq > limit {
                 return Ok(None);
             }
             let segment = self.segment.upgrade();
-            if let Some(segment) = segment.as_ref().filter(|segment| self.offset < segment.len_bytes()) {
-                let record = segment.record_at(self.offset)?;
-                if record.command().is_none() {
-                    self.offset += record.len;
+            if let Some(segment) = segment.as_ref().filter(|segment| segment.continues_at(self.offset)) {
+                let (offset, mut is_commit) = (self.offset, false);
+                self.offset = read_commit(segment, offset, |at, command| {
+                    is_commit = true;
+                    visit(at, command);
+                })?;
+                if !is_commit {
                     continue;
                 }
-                let place = CommitPlace {
-                    segment: Weak::clone(&self.segment),
-                    base_seq: self.base_seq,
-                    offset: self.offset,
-                    seq: self.next_seq,
-                };
-                self.offset = read_commit(segment, self.offset, &mut visit)?;
                 self.next_seq += 1;
-                return Ok(Some((place, Arc::clone(segment))));
+                return Ok(Some((self.next_seq - 1, offset, Arc::clone(segment))));
             }
             step();
             let Some(next) = log.next_segment(self.base_seq, self.read_up_to())? else { return Ok(None) };
             // Since there is a next segment, this one takes no more commits.
-            let has_grown = segment.is_some_and(|segment| self.offset < segment.len_bytes());
+            let has_grown = segment.is_some_and(|segment| segment.continues_at(self.offset));
             if !has_grown {
                 *self = Self::at_start_of(&next);
             }
@@ -102,6 +98,10 @@ impl LogCursor {
 }
 
 impl CommitPlace {
+    pub(crate) fn of(segment: &Arc<Segment>, offset: u32, seq: u64) -> Self {
+        Self { segment: Arc::downgrade(segment), base_seq: segment.header().base_seq, offset, seq }
+    }
+
     /// A cursor at this commit.
     pub(crate) fn cursor(&self) -> LogCursor {
         let Self { segment, base_seq, offset, seq } = self;

@@ -24,8 +24,8 @@ pub(crate) struct Lane {
     members: HashMap<u64, Member>,
     /// Number of members that follow.
     followers: usize,
-    /// The ranges of the members; built anew when these have changed.
-    index: Option<RangeIndex>,
+    /// The ranges of the members.
+    index: RangeIndex,
     /// The next commit to examine. `None` while nobody follows.
     cursor: Option<LogCursor>,
     /// The members that watch a key of the commit that is examined.
@@ -35,7 +35,6 @@ pub(crate) struct Lane {
 /// A feed, for its lane.
 #[derive(Debug)]
 struct Member {
-    range: WatchedRange,
     signal: Arc<FeedSignal>,
     /// Whether the lane examines commits for it. Otherwise it reads by itself.
     is_following: bool,
@@ -65,7 +64,6 @@ pub(crate) enum Taken {
 impl Lane {
     pub(crate) fn add(&mut self, id: u64, range: WatchedRange, signal: &Arc<FeedSignal>, after: u64) {
         let member = Member {
-            range,
             signal: Arc::clone(signal),
             is_following: false,
             ring: VecDeque::new(),
@@ -75,14 +73,14 @@ impl Lane {
             told: after,
         };
         self.members.insert(id, member);
-        self.index = None;
+        self.index.add(id, range);
     }
 
     pub(crate) fn remove(&mut self, id: u64) {
-        if self.members.remove(&id).is_some_and(|member| member.is_following) {
-            self.followers -= 1;
+        if let Some(member) = self.members.remove(&id) {
+            self.followers -= usize::from(member.is_following);
+            self.index.note_removed();
         }
-        self.index = None;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -150,14 +148,17 @@ impl Lane {
         if *followers == 0 {
             return;
         }
-        let index =
-            index.get_or_insert_with(|| RangeIndex::of(members.iter().map(|(id, member)| (*id, member.range.clone()))));
+        index.refresh(|id| members.contains_key(&id));
         let Some(at) = cursor else { return };
         for _ in 0..EXAMINED_PER_HOLD {
             hits.clear();
             let next = at.next(log, limit, |_, command| index.for_each_with(command.key(), |id| hits.push(id)));
             match next {
-                Ok(Some((place, _))) => {
+                Ok(Some((seq, offset, segment))) => {
+                    if hits.is_empty() {
+                        continue;
+                    }
+                    let place = CommitPlace::of(&segment, offset, seq);
                     hits.sort_unstable();
                     hits.dedup();
                     for id in hits.iter() {

@@ -44,30 +44,124 @@ fn successor(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// An interval tree over ranges, without pointers: the ranges in the order of their lower bounds
-/// are a balanced binary tree, with the middle one as the root.
+/// The first bytes of a key as a number, filled up with zeros. Keys have the order of their heads;
+/// those with equal heads are compared as a whole.
+fn head_of(key: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    let len = key.len().min(head.len());
+    head[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(head)
+}
+
+/// The ranges of all feeds, for the search of those that hold a key.
+///
+/// They are a list of trees, each at least `TREE_SHRINK` times as long as the next one. New ranges
+/// become a tree of their own, which is merged with its neighbours until that is so. So a feed that
+/// comes or goes costs O(log n) on average, however many there are.
 #[derive(Debug, Default)]
 pub(crate) struct RangeIndex {
+    trees: Vec<RangeTree>,
+    /// The ranges that no tree has yet.
+    added: Vec<WatchedId>,
+    /// Number of ranges in the trees whose feeds are gone.
+    removed: usize,
+}
+
+/// See [`RangeIndex`].
+const TREE_SHRINK: usize = 4;
+
+#[derive(Debug)]
+struct WatchedId {
+    range: WatchedRange,
+    id: u64,
+}
+
+impl RangeIndex {
+    pub(crate) fn add(&mut self, id: u64, range: WatchedRange) {
+        self.added.push(WatchedId { range, id });
+    }
+
+    /// Notes that one of the feeds is gone. Its range is still found until the next rebuild.
+    pub(crate) fn note_removed(&mut self) {
+        self.removed += 1;
+    }
+
+    /// Takes the changes up; `is_alive` tells which feeds are not gone.
+    pub(crate) fn refresh(&mut self, is_alive: impl Fn(u64) -> bool) {
+        let len = self.len();
+        if self.added.is_empty() && self.removed * 2 <= len {
+            return;
+        }
+        let mut ranges = std::mem::take(&mut self.added);
+        let removes = self.removed * 2 > len;
+        while let Some(tree) = self.trees.pop_if(|tree| removes || ranges.len() * TREE_SHRINK > tree.nodes.len()) {
+            ranges.extend(tree.nodes.into_iter().map(|node| node.watched));
+        }
+        if removes && !planted("removed_feeds_stay_in_the_index") {
+            ranges.retain(|watched| is_alive(watched.id));
+            self.removed = 0;
+        }
+        if !ranges.is_empty() {
+            self.trees.push(RangeTree::of(ranges));
+        }
+    }
+
+    /// The number of ranges, with those of feeds that are gone.
+    fn len(&self) -> usize {
+        self.added.len() + self.trees.iter().map(|tree| tree.nodes.len()).sum::<usize>()
+    }
+
+    /// Calls `hit` with the id of each range that holds the key, as of the last
+    /// [`refresh`](Self::refresh). For each of them, and for none, it costs O(log n) comparisons,
+    /// mostly of numbers.
+    pub(crate) fn for_each_with(&self, key: &[u8], mut hit: impl FnMut(u64)) {
+        let key = (head_of(key), key);
+        for tree in &self.trees {
+            tree.search(0, tree.nodes.len(), key, &mut hit);
+        }
+    }
+}
+
+/// An interval tree over ranges, without pointers: the ranges in the order of their lower bounds
+/// are a balanced binary tree, with the middle one as the root.
+#[derive(Debug)]
+struct RangeTree {
+    /// The heads of each node: what most of the search reads.
+    heads: Vec<NodeHeads>,
     nodes: Vec<RangeNode>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct NodeHeads {
+    from: u64,
+    /// The highest number if there is no upper bound.
+    to: u64,
+    /// The same of the range in its subtree that ends last.
+    last_to: u64,
 }
 
 #[derive(Debug)]
 struct RangeNode {
-    range: WatchedRange,
-    id: u64,
+    watched: WatchedId,
     /// The node of its subtree whose range ends last.
     last: usize,
 }
 
-impl RangeIndex {
-    /// It costs O(n log n) comparisons.
-    pub(crate) fn of(ranges: impl Iterator<Item = (u64, WatchedRange)>) -> Self {
-        let mut nodes: Vec<_> = ranges.map(|(id, range)| RangeNode { range, id, last: 0 }).collect();
-        nodes.sort_unstable_by(|left, right| left.range.from.cmp(&right.range.from));
-        let count = nodes.len();
-        let mut index = Self { nodes };
-        index.set_last(0, count);
-        index
+impl RangeTree {
+    /// It costs O(n log n) comparisons, O(n) if the ranges are a few sorted runs.
+    fn of(mut ranges: Vec<WatchedId>) -> Self {
+        ranges.sort_by(|left, right| left.range.from.cmp(&right.range.from));
+        let nodes: Vec<_> = ranges.into_iter().map(|watched| RangeNode { watched, last: 0 }).collect();
+        let mut tree = Self { heads: Vec::new(), nodes };
+        tree.set_last(0, tree.nodes.len());
+        let end_of = |range: &WatchedRange| range.to.as_deref().map_or(u64::MAX, head_of);
+        let heads = |node: &RangeNode| NodeHeads {
+            from: head_of(&node.watched.range.from),
+            to: end_of(&node.watched.range),
+            last_to: end_of(tree.range(node.last)),
+        };
+        tree.heads = tree.nodes.iter().map(heads).collect();
+        tree
     }
 
     /// Sets the last ends in the subtree of these nodes; returns that of its root.
@@ -75,7 +169,7 @@ impl RangeIndex {
         let root = Self::root(from, to)?;
         let below = [self.set_last(from, root), self.set_last(root + 1, to)];
         let last = below.into_iter().flatten().fold(root, |last, other| {
-            let ends_later = match (&self.nodes[last].range.to, &self.nodes[other].range.to) {
+            let ends_later = match (&self.range(last).to, &self.range(other).to) {
                 (None, _) => false,
                 (Some(_), None) => true,
                 (Some(last), Some(other)) => other > last,
@@ -90,30 +184,34 @@ impl RangeIndex {
         (from < to).then(|| from + (to - from) / 2)
     }
 
-    /// Calls `hit` with the id of each range that holds the key. It costs O(log n) comparisons for
-    /// each of them, and for none.
-    pub(crate) fn for_each_with(&self, key: &[u8], mut hit: impl FnMut(u64)) {
-        self.search(0, self.nodes.len(), key, &mut hit);
+    fn range(&self, node: usize) -> &WatchedRange {
+        &self.nodes[node].watched.range
     }
 
-    fn search(&self, from: usize, to: usize, key: &[u8], hit: &mut impl FnMut(u64)) {
-        let Some(root) = Self::root(from, to) else { return };
-        let node = &self.nodes[root];
-        if !self.nodes[node.last].range.ends_behind(key) {
-            return;
-        }
-        self.search(from, root, key, hit);
-        if node.range.from.as_slice() <= key {
-            if node.range.ends_behind(key) {
-                hit(node.id);
+    /// Searches the subtree of these nodes for a key with its head.
+    fn search(&self, mut from: usize, to: usize, (head, key): (u64, &[u8]), hit: &mut impl FnMut(u64)) {
+        let ends_behind = |end: u64, node: usize| end > head || (end == head && self.range(node).ends_behind(key));
+        while let Some(root) = Self::root(from, to) {
+            let heads = self.heads[root];
+            if !ends_behind(heads.last_to, self.nodes[root].last) {
+                return;
             }
-            self.search(root + 1, to, key, hit);
+            self.search(from, root, (head, key), hit);
+            let begins_behind = heads.from > head || (heads.from == head && self.range(root).from.as_slice() > key);
+            if begins_behind {
+                return;
+            }
+            if ends_behind(heads.to, root) {
+                hit(self.nodes[root].watched.id);
+            }
+            from = root + 1;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
     use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
     use super::{RangeIndex, WatchedRange};
@@ -136,30 +234,63 @@ mod tests {
         assert_eq!(held((Unbounded, Unbounded)), "a b b\0 c d e");
     }
 
-    #[test]
-    fn the_index_finds_the_ranges_that_hold_a_key() {
+    fn randomly() -> impl FnMut(u64) -> u64 {
         let mut random: u64 = 7;
-        let mut next = move |bound: u64| {
+        move |bound| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % bound
-        };
-        for count in [0, 1, 2, 3, 10, 100] {
-            let ranges: Vec<WatchedRange> = (0..count)
-                .map(|_| {
-                    let (from, len) = (next(50), next(20));
-                    let (from, to) = (format!("{from:02}"), format!("{:02}", from + len));
-                    let to = if len == 0 { Unbounded } else { Excluded(to) };
-                    WatchedRange::of(&(if from == "00" { Unbounded } else { Included(from) }, to))
-                })
-                .collect();
-            let index = RangeIndex::of((0..).zip(ranges.iter().cloned()));
-            for key in (0..75).map(|key| format!("{key:02}")) {
-                let mut found = Vec::new();
-                index.for_each_with(key.as_bytes(), |id| found.push(id));
-                found.sort_unstable();
-                let held = (0..).zip(&ranges).filter(|(_, range)| range.contains(key.as_bytes()));
-                assert_eq!(found, held.map(|(id, _)| id).collect::<Vec<u64>>(), "{key} in {ranges:?}");
+        }
+    }
+
+    /// Feeds come and go. Some keys differ in their first eight bytes, others behind them.
+    #[test]
+    fn the_index_finds_the_ranges_that_hold_a_key() {
+        let mut next = randomly();
+        for (count, prefix) in
+            [0, 1, 2, 3, 10, 100, 400].into_iter().flat_map(|count| [(count, ""), (count, "tenants/")])
+        {
+            let (mut index, mut alive) = (RangeIndex::default(), BTreeMap::new());
+            for id in 0..count {
+                let (from, len) = (next(50), next(20));
+                let (from, to) = (format!("{prefix}{from:02}"), format!("{prefix}{:02}", from + len));
+                let to = if len == 0 { Unbounded } else { Excluded(to) };
+                let range = WatchedRange::of(&(if from == "00" { Unbounded } else { Included(from) }, to));
+                index.add(id, range.clone());
+                alive.insert(id, range);
+                if next(3) == 0 && alive.remove(&next(id + 1)).is_some() {
+                    index.note_removed();
+                }
+                if next(3) == 0 {
+                    index.refresh(|id| alive.contains_key(&id));
+                }
             }
+            index.refresh(|id| alive.contains_key(&id));
+            let numbers = (0..75).map(|number| format!("{prefix}{number:02}"));
+            for key in
+                numbers.chain(["", "tenants", "tenants/", "tenants0", "\u{ff}\u{ff}\u{ff}\u{ff}"].map(String::from))
+            {
+                let mut found = Vec::new();
+                index.for_each_with(key.as_bytes(), |id| found.extend(alive.contains_key(&id).then_some(id)));
+                found.sort_unstable();
+                let held = alive.iter().filter(|(_, range)| range.contains(key.as_bytes()));
+                assert_eq!(found, held.map(|(id, _)| *id).collect::<Vec<u64>>(), "{key} in {alive:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_index_stays_small_while_feeds_come_and_go() {
+        let (mut index, mut alive) = (RangeIndex::default(), BTreeSet::new());
+        for id in 0..2_000_u64 {
+            index.add(id, range((Included("a"), Unbounded)));
+            alive.insert(id);
+            index.refresh(|id| alive.contains(&id));
+            if id >= 100 && alive.remove(&(id - 100)) {
+                index.note_removed();
+            }
+            index.refresh(|id| alive.contains(&id));
+            assert!(index.trees.len() <= 5, "{} trees", index.trees.len());
+            assert!(index.len() <= 2 * alive.len() + 1, "{} ranges for {} feeds", index.len(), alive.len());
         }
     }
 }
