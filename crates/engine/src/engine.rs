@@ -28,7 +28,7 @@ use crate::compaction::Compaction;
 use crate::components::Components;
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
-use crate::feed::{ChangeFeed, FeedCommit, FeedHub};
+use crate::feed::{ChangeFeed, FeedCommit, FeedHub, FeedSubscription};
 use crate::guarded::Panics;
 use crate::lifecycle::Lifecycle;
 use crate::maintenance::Maintenance;
@@ -330,6 +330,7 @@ const _: () = {
     is_shared::<Entry>();
     is_shared::<ChangeFeed>();
     is_shared::<FeedCommit>();
+    is_shared::<FeedSubscription>();
     is_shared::<Value>();
     is_shared::<Batch>();
     is_shared::<BatchOutcome>();

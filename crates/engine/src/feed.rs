@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `change_feed.rs`, `commit.rs` | the feed and its commits, for the caller |
+//! | `change_feed.rs`, `subscription.rs`, `commit.rs` | the feed, as a function that it calls, and its commits |
 //! | `hub.rs`, `lane.rs`, `watched_range.rs` | new commits are read once for all feeds that have caught up |
 //! | `log.rs`, `cursor.rs` | the segments of commits in order, and reading them |
 //! | `bell.rs`, `signal.rs` | the signals from writers to the hub, and from the hub to a waiting feed |
@@ -15,6 +15,7 @@ mod hub;
 mod lane;
 mod log;
 mod signal;
+mod subscription;
 mod watched_range;
 
 pub(crate) use bell::FeedBell;
@@ -25,4 +26,5 @@ pub(crate) use cursor::LogCursor;
 pub use hub::FeedStats;
 pub(crate) use hub::{FeedHub, FeedParts, FeedReach};
 pub(crate) use log::FeedLog;
+pub use subscription::FeedSubscription;
 pub(crate) use watched_range::WatchedRange;

@@ -46,7 +46,8 @@ use checker::is_linearizable;
 use client::{Client, LISTS};
 use common::{config, open_with, setting};
 use hightower_engine::{
-    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, Result, SingleNodeEngine, SnapshotEngine,
+    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, FeedCommit, Result, SingleNodeEngine,
+    SnapshotEngine,
 };
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use history::first_out_of_order;
@@ -284,6 +285,38 @@ fn feeds_with_threads() {
 #[test]
 fn feeds_with_callers_only() {
     explore(|| feeds_beside_writers(Background::Caller));
+}
+
+/// Feeds sleep as the last commit comes; nothing follows that would wake them instead.
+fn feeds_waiting_for_the_last_commit(background: Background) {
+    let scene = Scene::new(background, 0);
+    let (engine, start) = (&scene.engine, scene.engine.latest_seq());
+    let put = |key: &str| drop(engine.commit_with(Batch::new().put(key, "value"), Durability::Os).unwrap());
+    thread::scope(|scope| {
+        let iterated = engine.watch(.., start).unwrap();
+        scope.spawn(move || assert_eq!(iterated.take(2).filter(Result::is_ok).count(), 2));
+        let (told, calls) = std::sync::mpsc::channel();
+        let call = move |next: Result<FeedCommit>| told.send(next.unwrap().seqno()).unwrap();
+        let subscription = engine.watch(.., start).unwrap().subscribe(call).unwrap();
+        let writers = ["a", "b"].map(|key| scope.spawn(move || put(key)));
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let mut seqnos = Vec::new();
+        while seqnos.len() < 2 {
+            seqnos.extend(calls.try_recv());
+            thread::yield_now();
+        }
+        assert_eq!(subscription.stop().unwrap(), seqnos[1]);
+    });
+}
+
+#[test]
+fn feeds_sleep_with_threads() {
+    explore(|| feeds_waiting_for_the_last_commit(Background::Threads));
+}
+
+#[test]
+fn feeds_sleep_with_callers_only() {
+    explore(|| feeds_waiting_for_the_last_commit(Background::Caller));
 }
 
 /// Writers, the thread that prepares files and the thread that releases room request room at the

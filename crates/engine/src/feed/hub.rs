@@ -277,6 +277,12 @@ impl FeedHub {
 
     /// Arms the bell, unless there is something new.
     fn settle(&self) -> bool {
+        if planted("bell_armed_after_looking") {
+            let is_new = self.look();
+            step();
+            self.bell.arm();
+            return !is_new;
+        }
         self.bell.arm();
         fence(Ordering::SeqCst);
         step();

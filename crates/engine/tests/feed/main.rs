@@ -6,6 +6,7 @@
 mod common;
 mod histories;
 mod rules;
+mod subscriptions;
 mod threads;
 mod waits;
 
