@@ -112,11 +112,11 @@ impl FeedLog {
         for (base_seq, found) in state.segments.iter().rev() {
             unread_bytes += u64::from(found.segment.len_bytes());
             if unread_bytes > max_bytes {
+                if planted("lag_up_to_the_next_segment") {
+                    return state.segments.range(base_seq + 1..).next().map_or(u64::MAX, |(next, _)| next - 1);
+                }
                 // Seqnos jump between segments: not the one before the next segment.
                 return found.segment.last_seq().unwrap_or(u64::MAX);
-            }
-            if planted("lag_up_to_the_next_segment") && state.segments.range(..base_seq).next().is_none() {
-                return base_seq.saturating_sub(1);
             }
         }
         0
