@@ -71,6 +71,8 @@ pub(crate) struct Collector {
     sealed: Mutex<VecDeque<(u64, Vec<DeferredAction>)>>,
     /// The number of waiting bags.
     waiting: AtomicUsize,
+    /// The number of threads that run the actions of bags. Raised under the lock.
+    running: AtomicUsize,
 }
 
 impl ThreadRecord {
@@ -95,6 +97,7 @@ impl Collector {
             records: AtomicPtr::new(ptr::null_mut()),
             sealed: Mutex::new(VecDeque::new()),
             waiting: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
         }
     }
 
@@ -105,6 +108,7 @@ impl Collector {
             records: AtomicPtr::new(ptr::null_mut()),
             sealed: Mutex::new(VecDeque::new()),
             waiting: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
         }
     }
 
@@ -217,9 +221,14 @@ impl Collector {
         let bag = record.bag.take();
         let ripe = self.turn(lock(&self.sealed), bag).unwrap_or_else(|mut bag| {
             record.bag.borrow_mut().append(&mut bag);
-            Vec::new()
+            Ripe::default()
         });
-        run(ripe)
+        ripe.run()
+    }
+
+    /// Whether some thread, maybe this one, runs actions.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire) > 0 && !planted("others_actions_not_awaited")
     }
 
     #[cold]
@@ -229,7 +238,7 @@ impl Collector {
         {
             // The caller of `pin` is not responsible for panics of freed values, and a half-built
             // guard would stay forever.
-            let panics = run(self.turn(sealed, Vec::new()).unwrap_or_default());
+            let panics = self.turn(sealed, Vec::new()).unwrap_or_default().run();
             if planted("pin_panics") { panics.go_on() } else { panics.end() }
         }
     }
@@ -243,7 +252,7 @@ impl Collector {
         &self,
         mut sealed: MutexGuard<'_, VecDeque<(u64, Vec<DeferredAction>)>>,
         bag: Vec<DeferredAction>,
-    ) -> Result<Vec<Vec<DeferredAction>>, Vec<DeferredAction>> {
+    ) -> Result<Ripe<'_>, Vec<DeferredAction>> {
         if !barrier::heavy() {
             return Err(bag);
         }
@@ -257,9 +266,13 @@ impl Collector {
             self.epoch.store(epoch, Ordering::Release);
         }
         let steps = if planted("freed_a_step_early") { 1 } else { 2 };
-        let mut ripe = Vec::new();
+        let mut ripe = Ripe::default();
         while sealed.front().is_some_and(|(sealed_at, _)| sealed_at + steps <= epoch) {
-            ripe.extend(sealed.pop_front().map(|(_, bag)| bag));
+            ripe.bags.extend(sealed.pop_front().map(|(_, bag)| bag));
+        }
+        if !ripe.bags.is_empty() {
+            self.running.fetch_add(1, Ordering::Relaxed);
+            ripe.running = Some(&self.running);
         }
         self.waiting.store(sealed.len(), Ordering::Relaxed);
         Ok(ripe)
@@ -286,14 +299,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn run(ripe: Vec<Vec<DeferredAction>>) -> DropPanics {
-    let mut panics = DropPanics::default();
-    for action in ripe.into_iter().flatten() {
-        // SAFETY: the caller of `defer` promised that it may run once the guards of its time have
-        // ended; each runs once.
-        panics.run(|| unsafe { (action.run)(action.data) });
+/// Bags whose actions may run now, by the thread that has taken them.
+#[derive(Default)]
+struct Ripe<'a> {
+    bags: Vec<Vec<DeferredAction>>,
+    /// The count of such threads, if there are bags.
+    running: Option<&'a AtomicUsize>,
+}
+
+impl Ripe<'_> {
+    fn run(mut self) -> DropPanics {
+        let mut panics = DropPanics::default();
+        for action in std::mem::take(&mut self.bags).into_iter().flatten() {
+            // SAFETY: the caller of `defer` promised that it may run once the guards of its time
+            // have ended; each runs once.
+            panics.run(|| unsafe { (action.run)(action.data) });
+        }
+        panics
     }
-    panics
+}
+
+impl Drop for Ripe<'_> {
+    fn drop(&mut self) {
+        if let Some(running) = self.running {
+            running.fetch_sub(1, Ordering::Release);
+        }
+    }
 }
 
 /// The process's collector, and each thread's record.
@@ -352,6 +383,10 @@ mod process {
 
         pub(crate) fn flush(&self) -> u64 {
             COLLECTOR.flush(self.record)
+        }
+
+        pub(crate) fn is_running(&self) -> bool {
+            COLLECTOR.is_running()
         }
 
         pub(crate) fn defer(&self, action: DeferredAction) {

@@ -54,11 +54,12 @@ pub fn pin() -> Guard {
 const ATTEMPTS_WITHOUT_SLEEP: u32 = 4;
 
 /// Waits until all guards of this moment have ended, for up to about `limit_ms` milliseconds, and
-/// then frees what this thread has removed. Returns whether they have ended.
+/// then frees what this thread has removed, or waits until other threads have freed it. Returns
+/// whether all of it is freed.
 ///
 /// A guard of the calling thread never ends meanwhile. Guards of other maps and threads of the
-/// process count too. With a limit of 0 it does not sleep. Without older guards it costs some
-/// microseconds.
+/// process count too, and so does memory that they are freeing. With a limit of 0 it does not
+/// sleep. Without older guards it costs some microseconds.
 ///
 /// ```
 /// let (mut writer, _map) = hightower_index::new::<u32>();
@@ -73,7 +74,9 @@ pub fn synchronize(limit_ms: u32) -> bool {
         if attempt >= ATTEMPTS_WITHOUT_SLEEP {
             std::thread::sleep(Duration::from_millis(1));
         }
-        if pin().inner.flush() >= until {
+        let guard = pin();
+        // Another thread may have taken this thread's garbage, and not have freed it yet.
+        if guard.inner.flush() >= until && !guard.inner.is_running() {
             return true;
         }
     }

@@ -55,6 +55,11 @@ impl ModelGuard {
         with_state(|state| state.next_guard as u64)
     }
 
+    /// The model runs all actions in the calls that the models wait for.
+    pub(super) fn is_running(&self) -> bool {
+        false
+    }
+
     pub(super) fn defer(&self, action: DeferredAction) {
         // The guard that defers does not use what it defers.
         let others = |state: &ModelState| state.alive.iter().copied().filter(|each| *each != self.number).collect();

@@ -84,13 +84,15 @@ enum Backing {
 
 /// The maps of one file.
 struct FileMaps {
+    /// For a complete file, such as a table. The first field, so that it ends before the maps: a
+    /// new file may get the inode of a removed one as soon as they end, and nobody reads them any
+    /// more.
+    _mapped: Option<MapUse>,
     reading: MmapRaw,
     /// The number of readers that read the whole file from front to back.
     in_order: Mutex<u32>,
     /// The writer's map, for a file open for appends.
     writing: Option<MmapRaw>,
-    /// For a complete file, such as a table. The last field, so that it outlives the maps.
-    _mapped: Option<MapUse>,
 }
 
 /// The right to append to one [`Mapping`]; there is one per mapping, and it cannot be cloned.

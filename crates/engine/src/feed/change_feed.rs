@@ -46,7 +46,7 @@ use crate::mutants::planted;
 /// let snapshot = engine.snapshot()?;
 /// let mut cache = BTreeMap::new();
 /// for entry in snapshot.prefix("users/") {
-///     let (key, value) = entry.into_pair()?;
+///     let (key, value) = entry?.into_pair()?;
 ///     cache.insert(key, value);
 /// }
 /// let mut feed = engine.watch_prefix("users/", snapshot.seq())?;

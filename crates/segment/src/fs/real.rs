@@ -40,10 +40,10 @@ struct RealDir {
 
 #[derive(Debug)]
 struct RealFile {
-    file: fs::File,
-    /// Present if the file is open for writing. Declared after the descriptor, which is dropped
-    /// first.
+    /// Present if the file is open for writing. The first field, so that it ends before the
+    /// descriptor: a new file may get the inode of a removed one as soon as that is closed.
     _writer: Option<WriterUse>,
+    file: fs::File,
     guard: ForkGuard,
 }
 
