@@ -282,7 +282,9 @@ pub(crate) fn install(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentErro
 fn last_seq(entry: &SegmentEntry) -> Option<u64> {
     match entry.state {
         SegmentState::Sealed { commits: 1.., .. } if planted("history_stays_complete") => None,
-        SegmentState::Sealed { commits: commits @ 1.., .. } => Some(entry.base_seq + u64::from(commits) - 1),
+        SegmentState::Sealed { commits: commits @ 1.., .. } => {
+            Some(entry.base_seq.saturating_add(u64::from(commits) - 1))
+        }
         _ => None,
     }
 }

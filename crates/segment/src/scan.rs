@@ -63,7 +63,8 @@ impl<'a> SegmentEntries<'a> {
             let (seq, continues) = (self.seq, record.continues());
             self.in_commit = continues;
             if !continues {
-                self.seq += 1;
+                // The base of a compacted segment may be the highest number.
+                self.seq = self.seq.saturating_add(1);
             }
             return Ok(Some(SegmentRecord { offset, len_bytes: record.len, seq, continues, command }));
         }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use common::{DIR, Open, Step, World, command, encode_commit, options};
+use hightower_log::{Placement, encode};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, FsHook, HookedFs, SimFs};
 use hightower_segment::{
     AppendMode, Appender, CompactedWriter, Edit, Fs, MANIFEST, Manifest, Pages, Purpose, RealFs, Released, Segment,
@@ -181,6 +182,23 @@ fn compaction_on_a_full_disk() {
     assert!(store.create_compacted(1024, 100, Purpose::Grow, STAMP).unwrap_err().is_full());
     let writer = store.create_compacted(1024, 100, Purpose::Reclaim, STAMP).unwrap();
     assert!(writer.remaining_bytes() > 900);
+}
+
+/// The outputs of a run over the last segments of the log have the highest base: no commit limits
+/// it. Their records are read back all the same.
+#[test]
+fn a_compacted_segment_with_the_highest_base_is_read() {
+    let mut world = world(AppendMode::Mapped);
+    world.run(&[PUT]).unwrap();
+    let store = open_of(&mut world).store.clone();
+    let mut output = store.create_compacted(1024, 100, Purpose::Reclaim, STAMP).unwrap().with_base_seq(u64::MAX);
+    for number in 0..3 {
+        let (command, mut bytes) = (command(number, 10), Vec::new());
+        encode(&mut bytes, output.context(), output.position(), &command.borrow(), Placement::Relocated).unwrap();
+        output.append(&[&bytes]).unwrap();
+    }
+    let output = output.finish().unwrap();
+    assert_eq!(output.segment.entries().map(Result::unwrap).count(), 3);
 }
 
 /// The seal of a roll finds the device full, while a background thread prepares segments.
