@@ -140,9 +140,9 @@ impl<'a> Caller<'a> {
         if self.random.below(4) == 0 { Durability::Sync } else { Durability::Os }
     }
 
-    /// A write that fails for lack of room has not taken effect, and a failed read is ignored. A
-    /// write that fails otherwise may have taken effect; the store then refuses writes, so it is
-    /// the caller's last one.
+    /// A failed read is ignored. A failed write may have taken effect only if the store then
+    /// refuses writes, so it is the caller's last one. Otherwise, as for lack of room or where a
+    /// file cannot be created, it has not taken effect.
     fn call(&mut self, operation: Operation, run: impl FnOnce() -> Result<Outcome>) -> Option<Call<Store>> {
         let began = self.now();
         let result = run();
@@ -151,7 +151,7 @@ impl<'a> Caller<'a> {
         match result {
             Ok(outcome) => Some(Call { operation, began, ended: Some((ended, outcome)) }),
             Err(error) if is_read || error.code() == "full" => None,
-            Err(_) if self.is_over => None,
+            Err(_) if self.is_over || self.engine.stats().poisoned.is_none() => None,
             Err(_) => {
                 self.is_over = true;
                 Some(Call { operation, began, ended: None })
