@@ -57,6 +57,10 @@ pub(super) fn run(catcher: &Catcher, program: &Path, mutant: Option<&str>, limit
     if status.success() {
         return Ok(TestOutcome::Passed);
     }
+    if mutant.is_none() {
+        // Nobody expects it, so whoever reads this needs to know why.
+        eprintln!("{told}");
+    }
     let failed = told.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
     Ok(TestOutcome::Failed(failed.unwrap_or(catcher.filter).to_owned()))
 }
