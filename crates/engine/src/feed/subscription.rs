@@ -53,7 +53,8 @@ impl FeedSubscription {
         self.state.has_ended.load(Ordering::Acquire)
     }
 
-    /// Ends the feed, waits for a call in progress, and returns [`seqno`](Self::seqno).
+    /// Ends the feed, waits for a call in progress, and returns [`seqno`](Self::seqno). If the job of
+    /// [`subscribe_with`](ChangeFeed::subscribe_with) has not begun, it will make no call.
     ///
     /// # Errors
     ///
@@ -61,11 +62,13 @@ impl FeedSubscription {
     /// ends nevertheless.
     pub fn stop(self) -> Result<u64> {
         self.state.stop();
-        let is_caller = *self.state.caller.lock() == Some(thread::current().id());
-        if is_caller {
+        let caller = *self.state.caller.lock();
+        if caller == Some(thread::current().id()) {
             return Err(called_from_within());
         }
-        self.state.ended.wait(None);
+        if caller.is_some() {
+            self.state.ended.wait(None);
+        }
         Ok(self.seqno())
     }
 }

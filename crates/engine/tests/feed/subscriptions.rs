@@ -120,3 +120,14 @@ fn the_caller_chooses_the_thread() {
     assert!(subscription.has_ended());
     assert_eq!(subscription.stop().unwrap(), 0);
 }
+
+/// Its thread may be the one that would run the job.
+#[test]
+fn stopping_does_not_wait_for_a_job_that_has_not_begun() {
+    let engine = store(Background::Threads);
+    engine.put("key", "value").unwrap();
+    let (subscription, job) = engine.watch(.., 0).unwrap().subscribe_with(|_| panic!("the feed has ended"));
+    assert_eq!(subscription.stop().unwrap(), 0);
+    job();
+    assert_eq!(engine.stats().caught_panics, 0);
+}
