@@ -127,7 +127,8 @@ fn stopping_does_not_wait_for_a_job_that_has_not_begun() {
     let engine = store(Background::Threads);
     engine.put("key", "value").unwrap();
     let (sender, receiver) = channel();
-    let (subscription, job) = engine.watch(.., 0).unwrap().subscribe_with(move |next| drop(sender.send(next.is_ok())));
+    let (subscription, job) =
+        engine.watch(.., 0).unwrap().subscribe_with(move |next| sender.send(next.is_ok()).unwrap());
     assert_eq!(subscription.stop().unwrap(), 0);
     job();
     assert!(receiver.recv().is_err(), "it was called");
