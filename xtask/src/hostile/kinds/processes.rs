@@ -116,6 +116,29 @@ fn run_and_kill(mut child: Child, time: Duration, is_stopped: bool) -> Result<()
     Ok(())
 }
 
+/// Stops a process, and waits until each of its threads has stopped: none is in a system call then.
+fn stop(child: &Child) -> Result<()> {
+    kill_process(Pid::from_child(child), Signal::STOP)?;
+    let tasks = Path::new("/proc").join(child.id().to_string()).join("task");
+    let is_stopped = || -> Result<bool> {
+        for task in fs::read_dir(&tasks).context("list the threads of a writer")? {
+            let stat = fs::read_to_string(task?.path().join("stat")).context("read the state of a thread")?;
+            // "PID (NAME) STATE ...", and NAME may contain anything.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            match state {
+                Some('T') => {}
+                Some('Z' | 'X') => bail!("the writer has ended by itself"),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    };
+    while !is_stopped()? {
+        thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
+}
+
 fn kill(round: &Round, event: &str, random: &mut Random) -> Result<()> {
     let _mounted = own_file_system(round, event);
     let mut seen = (0, 0);
@@ -162,6 +185,9 @@ fn own_file_system(round: &Round, event: &str) -> Option<Mount> {
 /// The device of a writer turns read-only, as after an error of the device, and loses all that was
 /// not synced. The writer goes on reading, until it is killed. What it has acknowledged is there
 /// once the device is mounted again.
+///
+/// The writer is stopped meanwhile, so that no sync is in progress: ext4 (Linux 6.18) can report
+/// success for an `fdatasync` that overlaps the abort of its journal, and lose the data.
 fn turn_read_only(round: &Round, random: &mut Random) -> Result<()> {
     let event = "read-only";
     let Some(mounted) = own_file_system(round, event) else { return Ok(()) };
@@ -169,7 +195,9 @@ fn turn_read_only(round: &Round, random: &mut Random) -> Result<()> {
         let _doing = doing("read-only", &cycle.to_string());
         let child = round.child(&format!("{event}/{cycle}"))?.spawn().context("start a writer")?;
         thread::sleep(Duration::from_millis(random.pick(&[3, 20, 60, 150, 400])));
+        stop(&child)?;
         abort(&mounted)?;
+        kill_process(Pid::from_child(&child), Signal::CONT)?;
         run_and_kill(child, Duration::from_millis(random.pick(&[0, 20, 100])), false)?;
         remove_finished_copies(&round.scratch())?;
         repair(&mounted, &round.dir)?;
