@@ -121,6 +121,7 @@ impl OpenBar {
         if self.bar.as_ref().is_none_or(|(shown, _)| *shown != phase) {
             let template = match phase {
                 OpenPhase::Index => "building the index {bar:30} {percent}% {eta}",
+                OpenPhase::Rebuild => "rebuilding a table {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
                 // The log, and phases of later versions.
                 _ => "reading the log {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             };

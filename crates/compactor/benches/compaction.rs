@@ -48,8 +48,12 @@ impl Host for Memory {
         Ok(())
     }
 
-    fn need(&self, place: RecordPlace, _command: &CommandRef<'_>) -> Need {
-        if place.offset.is_multiple_of(2) { Need::Keep } else { Need::None }
+    fn need(&self, place: RecordPlace, _command: &CommandRef<'_>) -> Result<Need, Infallible> {
+        Ok(if place.offset.is_multiple_of(2) { Need::Keep } else { Need::None })
+    }
+
+    fn hides_older(&self, _place: RecordPlace, _key: &[u8], _removed: &[u32]) -> Result<bool, Infallible> {
+        Ok(false)
     }
 
     fn copy(&mut self, _place: RecordPlace) -> Result<(RecordPlace, u32), Infallible> {

@@ -59,7 +59,19 @@ pub trait Host {
     fn for_each_record(&mut self, segment: u32, visit: Visitor<'_, Self, Self::Error>) -> Result<(), Self::Error>;
 
     /// Whether the record at this place is still needed.
-    fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need;
+    ///
+    /// # Errors
+    ///
+    /// If the host cannot tell. The run then ends without a change.
+    fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Result<Need, Self::Error>;
+
+    /// Whether the state has an older entry of the key of a tombstone at `place`, hidden by it, in
+    /// a segment that is not one of `removed`. Without the tombstone, that entry would be visible.
+    ///
+    /// # Errors
+    ///
+    /// As [`need`](Self::need).
+    fn hides_older(&self, place: RecordPlace, key: &[u8], removed: &[u32]) -> Result<bool, Self::Error>;
 
     /// Copies the record at `place` into an output, and returns its new place and length.
     ///
@@ -184,7 +196,8 @@ pub fn rewrite<H: Host>(
     for survivor in &survivors.entries {
         let Some(segment) = inputs.get(usize::from(survivor.input)) else { continue };
         let from = RecordPlace { segment: *segment, offset: survivor.offset };
-        if survivor.is_expired && rule.allows(from.segment) {
+        let key = key_at(&survivors.keys, survivor.key_at, survivor.key_len);
+        if survivor.is_expired && rule.allows(from.segment) && !host.hides_older(from, key, &done.emptied)? {
             done.forgotten.push(from);
             continue;
         }
@@ -211,7 +224,7 @@ fn gather<H: Host>(
     host.for_each_record(id, &mut |host, offset, command, len_bytes| {
         host.throttle(len_bytes.into())?;
         *read_bytes += u64::from(len_bytes);
-        let need = host.need(RecordPlace { segment: id, offset }, &command);
+        let need = host.need(RecordPlace { segment: id, offset }, &command)?;
         if need == Need::None {
             return Ok(Visit::Next);
         }

@@ -20,7 +20,9 @@
 //! to the read position before it removes the inputs, and removes the tombstone from memory only
 //! after that.
 //!
-//! Tables have no influence: an entry of a table is valid only while its segment exists.
+//! The dead records of a segment are those that no entry of any level of the state points to. An
+//! older command of the key may still have an entry in a lower level, which the tombstone hides;
+//! the host looks for it ([`Host::hides_older`](crate::Host::hides_older)).
 
 use std::collections::{HashMap, HashSet};
 

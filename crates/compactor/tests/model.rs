@@ -130,7 +130,7 @@ impl Store {
             let retained = self.places(*id).filter(|place| !self.is_newest(*place) && self.is_retained(*place)).count();
             let expired = live
                 .iter()
-                .filter(|place| self.need(**place, &self.record(**place).command()) == Need::Expired)
+                .filter(|place| self.need(**place, &self.record(**place).command()) == Ok(Need::Expired))
                 .count();
             SegmentUsage {
                 id: *id,
@@ -254,15 +254,20 @@ impl Host for Store {
         Ok(())
     }
 
-    fn need(&self, place: RecordPlace, _: &CommandRef<'_>) -> Need {
+    fn need(&self, place: RecordPlace, _: &CommandRef<'_>) -> Result<Need, Infallible> {
         let (newest, retained) = (self.is_newest(place), self.is_retained(place));
         let entry = self.index.values().find(|entry| entry.place == place);
         let no_snapshot_before = entry.is_some_and(|entry| self.snapshots.iter().all(|(seq, _)| *seq >= entry.seq));
-        match (newest, retained) {
+        Ok(match (newest, retained) {
             (true, _) if self.is_expired(place) && no_snapshot_before => Need::Expired,
             (false, false) => Need::None,
             _ => Need::Keep,
-        }
+        })
+    }
+
+    /// The model's index has one entry for each key.
+    fn hides_older(&self, _: RecordPlace, _: &[u8], _: &[u32]) -> Result<bool, Infallible> {
+        Ok(false)
     }
 
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32), Infallible> {

@@ -220,10 +220,11 @@ impl Batch {
     /// disappears there violates the requirement.
     ///
     /// The check costs a walk over the range before the commit, and nothing under the commit lock.
-    /// Keep the snapshot that `since` comes from until the batch is committed. Otherwise the store
-    /// may have forgotten later deletes, and rejects the batch: see [`Rejected::known_since`]. An
-    /// open forgets all earlier changes. A `since` above the seqno of the latest commit is a
-    /// mistake, and fails with [`Error::Validation`].
+    /// The store remembers the changes since the last flush, which a compaction or a full memtable
+    /// may cause at any time, and since its open. It rejects a batch with an earlier `since`: see
+    /// [`Rejected::known_since`]. A [`Transaction`](crate::Transaction) is never rejected so,
+    /// because it compares its snapshot with the present. A `since` above the seqno of the latest
+    /// commit is a mistake, and fails with [`Error::Validation`].
     ///
     /// ```
     /// # use hightower_engine::{Batch, SingleNodeEngine};

@@ -25,6 +25,7 @@ use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
 use crate::feed::{FeedBell, FeedHub};
 use crate::maintenance::Maintenance;
+use crate::memory_budget::MemoryBudget;
 use crate::mutants::planted;
 use crate::open_store::OpenStore;
 use crate::pipeline::{self, Committer, Request};
@@ -33,6 +34,7 @@ use crate::quota::{Demand, DiskQuota};
 use crate::read_path::ReadPath;
 use crate::sync::step;
 use crate::sync_path::SyncPath;
+use crate::table_flusher::TableFlusher;
 use crate::tail_upkeep::TailUpkeep;
 use crate::time::StoreTime;
 use crate::watch::Watches;
@@ -61,6 +63,8 @@ const INDEX_ENTRY_BYTES: u64 = 64;
 #[derive(Debug)]
 pub(crate) struct WritePath {
     max_index_memory_bytes: Option<u64>,
+    budget: Arc<MemoryBudget>,
+    flusher: Arc<TableFlusher>,
     time: Arc<StoreTime>,
     read: Arc<ReadPath>,
     log: Arc<CommitLock>,
@@ -77,6 +81,8 @@ pub(crate) struct WritePath {
 /// The parts of a store that commits use.
 #[derive(Debug)]
 pub(crate) struct WriteParts<'a> {
+    pub(crate) budget: &'a Arc<MemoryBudget>,
+    pub(crate) flusher: &'a Arc<TableFlusher>,
     pub(crate) time: &'a Arc<StoreTime>,
     pub(crate) read: &'a Arc<ReadPath>,
     pub(crate) log: &'a Arc<CommitLock>,
@@ -93,6 +99,8 @@ impl WritePath {
     pub(crate) fn new(config: &StoreConfig, parts: &WriteParts<'_>) -> Self {
         Self {
             max_index_memory_bytes: config.max_index_memory_bytes,
+            budget: Arc::clone(parts.budget),
+            flusher: Arc::clone(parts.flusher),
             time: Arc::clone(parts.time),
             read: Arc::clone(parts.read),
             log: Arc::clone(parts.log),
@@ -166,6 +174,9 @@ impl WritePath {
             }
         }
         self.tail.work_as_caller();
+        if self.budget.wants_attention() && self.budget.attend() {
+            self.flusher.flush_as_caller();
+        }
         Ok(())
     }
 
@@ -193,7 +204,10 @@ impl WritePath {
         state: &LeveledKvState<Place>,
         guard: &Guard,
     ) -> Result<()> {
-        commit.look_below(|key| state.look_below(key, guard, |place| self.read.newest_at(key, place, guard)))
+        commit.look_below(|key| {
+            let looked = state.look_below(key, guard, |place| self.read.newest_at(key, place, guard));
+            looked.map_err(|failure: Error| self.read.noted(failure))
+        })
     }
 
     #[inline(always)]
@@ -267,7 +281,16 @@ impl WritePath {
                 tracked.remove_live(replaced.len_bytes, replaced.was_tombstone);
             }
         }
-        if appended.offset >> MAINTENANCE_STEP_BITS != log.appender.position() >> MAINTENANCE_STEP_BITS {
+        let (start, end) = (appended.offset, log.appender.position());
+        if start >> self.budget.step_bits() != end >> self.budget.step_bits() {
+            self.note_step(start, end);
+        }
+    }
+
+    #[cold]
+    fn note_step(&self, start: u32, end: u32) {
+        self.budget.note_step(start, end);
+        if start >> MAINTENANCE_STEP_BITS != end >> MAINTENANCE_STEP_BITS {
             self.tail.wake();
         }
     }
@@ -377,11 +400,13 @@ impl WritePath {
         if demand != Demand::Deletes {
             self.quota.check(len_max, demand).inspect_err(|_| self.maintenance.wake())?;
         }
+        let end = log.appender.position();
         let stamp = self.time.stamp(log.max_version);
         if !log.appender.make_room(len_max, purpose, stamp).map_err(|failure| self.store.append_failed(failure))? {
             return Ok(());
         }
         log.adopt_segment(&self.read.segments, &self.feeds).map_err(|failure| self.store.poison().latch(&failure))?;
+        self.budget.note_rotation(end);
         self.tail.note_rotation();
         self.maintenance.note_rotation(self.read.segments.count());
         Ok(())
@@ -397,7 +422,7 @@ impl WritePath {
         commit: &PendingCommit<'a, R>,
     ) -> Result<u64> {
         let Some(cap) = self.max_index_memory_bytes else { return Ok(0) };
-        let used = self.read.index.number(|state| state.active_memtable().index_bytes(), |_| 0) as u64;
+        let used = self.read.index.number(LeveledKvState::memtable_bytes, |_| 0) as u64;
         if used < cap || planted("cap_ignored") {
             log.index_reserve_used_bytes = 0;
             return Ok(0);

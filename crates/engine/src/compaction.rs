@@ -10,6 +10,7 @@
 
 mod background;
 mod host;
+mod moves;
 mod run;
 pub(crate) mod stats;
 mod usage;

@@ -19,6 +19,9 @@ pub const MAX_SEGMENT_SIZE_BYTES: u64 = 1 << 31;
 /// The smallest `max_disk_bytes`, in bytes.
 const MIN_DISK_BYTES: u64 = 1 << 20;
 
+/// The smallest `index_memory_bytes`, in bytes.
+const MIN_INDEX_MEMORY_BYTES: u64 = 4096;
+
 /// The smallest `max_transaction_bytes`, in bytes.
 const MIN_TRANSACTION_BYTES: u64 = 4096;
 
@@ -86,7 +89,8 @@ pub struct StoreConfig {
     /// [`max_segment_size`](Self::max_segment_size). A segment takes its disk space at its
     /// creation. Set it equal to `max_segment_size` for segments of one length. Default: 256 KiB.
     pub min_segment_size: u64,
-    /// Interval of background compaction's search for work; zero disables it. Default: 60 s.
+    /// Interval of background compaction's search for work; zero disables compaction, but not the
+    /// flushes that [`index_memory_bytes`](Self::index_memory_bytes) needs. Default: 60 s.
     pub compaction_interval: Duration,
     /// The spelling of 0.1 for a [`durability`](Self::durability) of [`Durability::Interval`]. It
     /// is used only if `durability` is `None`. Zero means [`Durability::Os`]. Default: 25 ms.
@@ -111,6 +115,16 @@ pub struct StoreConfig {
     /// The default durability of writes. `None` means [`Durability::Interval`] with
     /// [`fsync_interval`](Self::fsync_interval), so 25 ms by default. Default: `None`.
     pub durability: Option<Durability>,
+    /// The budget of the index's memory, in bytes, at least 4 KiB: of the memtables, which have the
+    /// keys of the latest commits. When the active memtable has half of it, or the log since the
+    /// last flush has twice its bytes, the background thread flushes the memtable to a table, and
+    /// writers go on meanwhile. While flushes are slower than the writers, so that all memtables
+    /// take more than the budget, each commit is delayed, by up to 10 ms at an excess of a quarter.
+    /// If flushes fail, such as on a full device, writers are not delayed, and memory may grow up
+    /// to [`max_index_memory_bytes`](Self::max_index_memory_bytes):
+    /// [`Stats::index_memory`](crate::Stats::index_memory) has the reason. An empty memtable takes
+    /// some 100 KiB, so a budget below 1 MiB makes many small tables. Default: 256 MiB.
+    pub index_memory_bytes: u64,
     /// Maximum memory of the index, in bytes. Above it, writes of new keys are refused; overwrites
     /// and deletes of existing keys still work, and so do batches that [may use the
     /// reserve](crate::Batch::use_reserve), which may add a 16th of the cap, at least 64 KiB.
@@ -150,6 +164,7 @@ impl Default for StoreConfig {
             commit_queue_depth: 0,
             worker_threads: 0,
             durability: None,
+            index_memory_bytes: 256 << 20,
             max_index_memory_bytes: None,
             max_transaction_bytes: 64 << 20,
             max_feed_lag_bytes: 256 << 20,
@@ -226,6 +241,10 @@ impl StoreConfig {
             let text = format!("max_disk_bytes is {:?}: it must be at least 1 MiB", self.max_disk_bytes);
             return Err(Error::Validation(text.into()));
         }
+        if self.index_memory_bytes < MIN_INDEX_MEMORY_BYTES {
+            let text = format!("index_memory_bytes is {}: it must be at least 4 KiB", self.index_memory_bytes);
+            return Err(Error::Validation(text.into()));
+        }
         if self.max_transaction_bytes < MIN_TRANSACTION_BYTES {
             let text = format!("max_transaction_bytes is {}: it must be at least 4 KiB", self.max_transaction_bytes);
             return Err(Error::Validation(text.into()));
@@ -246,6 +265,7 @@ macro_rules! settings {
             checkpoint_after_compaction, with_checkpoint_after_compaction, bool, identity;
             commit_queue_depth, with_commit_queue_depth, usize, identity;
             durability, with_durability, Durability, Some;
+            index_memory_bytes, with_index_memory_bytes, u64, identity;
             max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
             max_transaction_bytes, with_max_transaction_bytes, u64, identity;
             max_feed_lag_bytes, with_max_feed_lag_bytes, u64, identity;

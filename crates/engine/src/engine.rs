@@ -3,8 +3,6 @@
 
 mod compose;
 mod deleting;
-#[cfg(all(test, not(shuttle)))]
-mod levels;
 mod opening;
 mod reading;
 mod transacting;
@@ -19,7 +17,7 @@ use std::sync::Arc;
 pub use deleting::RangeDeletion;
 
 use hightower_log::Command;
-use hightower_state::{ApplyOutcome, KvState};
+use hightower_state::{ApplyOutcome, KvState, LeveledKvState};
 
 use crate::batch::{Batch, BatchOutcome};
 use crate::commit::WritePath;
@@ -32,8 +30,10 @@ use crate::feed::{ChangeFeed, FeedCommit, FeedHub, FeedSubscription};
 use crate::guarded::Panics;
 use crate::lifecycle::Lifecycle;
 use crate::maintenance::Maintenance;
+use crate::memory_budget::MemoryBudget;
 use crate::open::OpenReport;
 use crate::open_store::OpenStore;
+use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::snapshot::{Entry, Range, Snapshot};
 use crate::stats::{Stats, StatsSource};
@@ -81,6 +81,7 @@ pub struct SingleNodeEngine {
     pub(crate) store: Arc<OpenStore>,
     sync: Arc<SyncPath>,
     maintenance: Arc<Maintenance>,
+    budget: Arc<MemoryBudget>,
     tables: Arc<Tables>,
     flusher: Arc<TableFlusher>,
     compaction: Arc<Compaction>,
@@ -96,7 +97,12 @@ pub struct SingleNodeEngine {
 /// Counters of the store. They read no file, and after the store is closed they return the last
 /// numbers.
 impl SingleNodeEngine {
-    /// The number of keys with a value; for a closed store the last number.
+    /// The number of keys with a value; for a closed store the last [`Stats::keys_at_least`].
+    ///
+    /// Costs nothing while all keys are in one level, which is so after a
+    /// [`checkpoint`](Self::checkpoint) that has merged all tables; otherwise a pass over the keys.
+    /// If a table is damaged, it returns the lower bound of [`Stats::keys_at_least`]; reads report
+    /// the damage.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -108,10 +114,16 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read.index.number(|state| state.active_memtable().len(), |last| last.state.live_keys)
+        let count = |state: &LeveledKvState<Place>| {
+            let counted = state.len().map_err(|failure| self.read.noted(failure));
+            let counted = counted.unwrap_or(state.key_bounds().at_least);
+            usize::try_from(counted).unwrap_or(usize::MAX)
+        };
+        self.read.index.number(count, |last| usize::try_from(last.keys_at_least).unwrap_or(usize::MAX))
     }
 
-    /// Whether no key has a value; for a closed store the last state.
+    /// Whether no key has a value; for a closed store the last state. It looks for the first key
+    /// only.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -122,7 +134,9 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        let is_empty =
+            |state: &LeveledKvState<Place>| Some(state.is_empty().unwrap_or_else(|_| state.key_bounds().at_least == 0));
+        self.read.index.number(is_empty, |last| Some(last.state.live_keys == 0)).unwrap_or(true)
     }
 
     /// The highest version that the store has seen, also after it is closed.
@@ -175,6 +189,7 @@ impl SingleNodeEngine {
             store: &self.store,
             sync: &self.sync,
             maintenance: &self.maintenance,
+            budget: &self.budget,
             tables: &self.tables,
             transactions: &self.transactions,
             feeds: &self.feeds,

@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod background_signal;
 mod backup;
 mod batch;
 mod bounds;
@@ -44,6 +45,7 @@ pub mod components;
 mod config;
 mod conflict;
 mod engine;
+mod entry_counts;
 mod entry_key;
 mod error;
 mod expect;
@@ -56,6 +58,7 @@ mod lifecycle;
 pub mod limits;
 mod load;
 mod maintenance;
+mod memory_budget;
 mod observe;
 mod open;
 mod open_index;
@@ -67,6 +70,7 @@ mod place;
 mod poison;
 mod quota;
 mod read_path;
+mod rebuild;
 mod repair;
 mod sizing;
 mod snapshot;
@@ -74,6 +78,7 @@ mod stats;
 mod sync;
 mod sync_path;
 mod table;
+mod table_files;
 mod table_flusher;
 mod tables;
 mod tail_upkeep;
@@ -108,6 +113,7 @@ pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};
 pub use load::{OpenPhase, OpenProgress, TablesUse};
+pub use memory_budget::IndexMemoryStats;
 pub use open::OpenReport;
 pub use repair::{
     CheckLevel, CheckReport, DamagedPlace, KeysBetween, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,

@@ -84,9 +84,7 @@ impl Lifecycle {
             self.spawn("hightower-pages", tail, TailUpkeep::run_touching)?;
             self.spawn("hightower-seal", tail, TailUpkeep::run_sealing)?;
             self.spawn("hightower-feed", feeds, FeedHub::run)?;
-            if !config.compaction_interval.is_zero() {
-                self.spawn("hightower-compact", compaction, Compaction::run)?;
-            }
+            self.spawn("hightower-compact", compaction, Compaction::run)?;
         }
         let depth = config.effective_queue_depth();
         if depth > 0 {
@@ -167,12 +165,16 @@ impl Lifecycle {
             Ok(())
         } else {
             let freed = runner.free_patiently(&mut turn);
+            // This also rebuilds damaged tables.
             freed.and_then(|()| flusher.try_flush(&mut turn)).map(drop)
         };
         let log = log.close();
         let version_floor = log.as_ref().map_or(0, |log| log.max_version);
         let closed = log.map_or(Ok(()), |log| self.close_log(log));
+        // What snapshots still read stays mapped; the next open removes the files.
         turn.retired.clear();
+        turn.waiting.clear();
+        turn.frozen.clear();
         store.close();
         read.index.close(version_floor);
         // A store whose tables are old is complete, but the caller should know why the next open is

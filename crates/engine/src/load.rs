@@ -1,12 +1,12 @@
-//! Loading a store's state into the index: from the tables that the manifest names, and from the
-//! log behind the position that they cover.
+//! Opening a store's state: the tables that the manifest names become levels, and the log behind
+//! the position that they cover is replayed into the active memtable.
 //!
-//! Tables are disposable. If one is missing or damaged, or belongs elsewhere, the whole log is
-//! read, and the open report says why.
+//! Tables are disposable. If one is missing or damaged, or belongs elsewhere, they are rebuilt from
+//! the log, and the open report says why. A reader may not write: it replays the whole log into
+//! memory.
 //!
-//! An entry of a table counts only while its segment exists. If compaction moved the record after
-//! the table was written, its copy is in a segment that the tables do not cover; if compaction
-//! dropped the record, it is nowhere. So even an old table never brings a deleted key back.
+//! An entry of a table counts only while its segment exists. So even an old table never brings a
+//! deleted key back.
 
 mod deal;
 mod fold;
@@ -17,5 +17,5 @@ mod records;
 
 pub(crate) use fold::Fold;
 pub use fold::TablesUse;
-pub(crate) use progress::Watch;
+pub(crate) use progress::{ABORTED, Watch};
 pub use progress::{OpenPhase, OpenProgress};

@@ -1,6 +1,7 @@
 //! The shared state of compaction, flushes and backups: the turn, the signal of the background
 //! thread, and the statistics.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,9 +9,11 @@ use std::time::Duration;
 use hightower_seams::lock_order::Rank;
 use hightower_segment::Segment;
 
+use crate::background_signal::{BackgroundSignal, Cause};
 use crate::compaction::stats::{CompactionStats, RunReport, Total};
 use crate::mutants::planted;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::Mutex;
+use crate::tables::{PendingFlush, UnnamedFiles};
 use crate::turn::{CheckedMutex, HasRank};
 
 /// The background searches for work when the number of segments has grown by this share, because
@@ -24,33 +27,19 @@ impl HasRank for Turn {
 /// The data of the turn's holder.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    /// Removed segments whose files are still in use.
+    /// PendingFlush memtables, the oldest first.
+    pub(crate) frozen: VecDeque<PendingFlush>,
+    /// Files that older views may lead to.
+    pub(crate) waiting: Vec<UnnamedFiles>,
+    /// Removed segments that no view leads to, and whose files are still in use.
     pub(crate) retired: Vec<Arc<Segment>>,
-    /// The state that the named tables hold completely, if any.
-    pub(crate) flushed: Option<Flushed>,
 }
 
-/// The state of the index when it was flushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flushed {
-    /// Its seqno.
-    pub(crate) seq: u64,
-    /// The number of compaction runs before it, since the open.
-    pub(crate) runs: u64,
-}
-
-/// The reason for a search of the background thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    Interval,
-    Woken,
-    Closing,
-}
-
-#[derive(Debug, Default)]
-struct Signal {
-    is_woken: bool,
-    is_closing: bool,
+impl Turn {
+    /// Number of removed segments whose files still exist.
+    pub(crate) fn waiting_segments(&self) -> usize {
+        self.retired.len() + self.waiting.iter().map(|waiting| waiting.segments.len()).sum::<usize>()
+    }
 }
 
 /// The work of compaction.
@@ -64,8 +53,7 @@ struct Books {
 #[derive(Debug)]
 pub(crate) struct Maintenance {
     pub(crate) turn: CheckedMutex<Turn>,
-    signal: Mutex<Signal>,
-    wake: Condvar,
+    signal: Arc<BackgroundSignal>,
     books: Mutex<Books>,
     /// Rotations since the last wake-up of the background for one.
     rotations: AtomicUsize,
@@ -74,11 +62,10 @@ pub(crate) struct Maintenance {
 
 impl Maintenance {
     /// For a store opened at `opened_ms`, in Unix milliseconds.
-    pub(crate) fn new(turn: Turn, opened_ms: i64) -> Self {
+    pub(crate) fn new(turn: Turn, signal: &Arc<BackgroundSignal>, opened_ms: i64) -> Self {
         Self {
             turn: CheckedMutex::new(turn),
-            signal: Mutex::default(),
-            wake: Condvar::default(),
+            signal: Arc::clone(signal),
             books: Mutex::default(),
             rotations: AtomicUsize::new(0),
             opened_ms,
@@ -92,8 +79,12 @@ impl Maintenance {
 
     /// Wakes the background, because compaction may have work.
     pub(crate) fn wake(&self) {
-        self.signal.lock().is_woken = true;
-        self.wake.notify_one();
+        self.signal.wake();
+    }
+
+    /// Wakes the background, because a flush is due.
+    pub(crate) fn wake_for_flush(&self) {
+        self.signal.wake_for_flush();
     }
 
     /// Records a rotation to `segments` segments; wakes the background if the log has grown enough
@@ -108,20 +99,12 @@ impl Maintenance {
 
     /// Ends the background thread.
     pub(crate) fn close(&self) {
-        self.signal.lock().is_closing = true;
-        self.wake.notify_all();
+        self.signal.close();
     }
 
     /// Waits for the interval, a wake-up, or the end.
     pub(crate) fn wait(&self, interval: Duration) -> Cause {
-        let mut signal = self.signal.lock();
-        if !signal.is_woken && !signal.is_closing {
-            self.wake.wait_for(&mut signal, interval);
-        }
-        if signal.is_closing {
-            return Cause::Closing;
-        }
-        if std::mem::take(&mut signal.is_woken) { Cause::Woken } else { Cause::Interval }
+        self.signal.wait(interval)
     }
 
     pub(crate) fn stats(&self) -> CompactionStats {
@@ -146,15 +129,17 @@ impl Maintenance {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{Maintenance, Turn};
 
     #[test]
     fn the_more_segments_there_are_the_more_rolls_it_takes_to_look_at_them_all() {
         let rotations_per_look = |segments: usize| {
-            let maintenance = Maintenance::new(Turn::default(), 0);
+            let maintenance = Maintenance::new(Turn::default(), &Arc::default(), 0);
             (1..).find(|_| {
                 maintenance.note_rotation(segments);
-                maintenance.signal.lock().is_woken
+                maintenance.signal.is_woken()
             })
         };
         assert_eq!([1, 64, 128, 31_000].map(rotations_per_look), [1, 1, 2, 484].map(Some));

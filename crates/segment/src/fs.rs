@@ -47,11 +47,14 @@ pub struct DeviceRoom {
     /// The bytes that must be available for the creation of a file, although it takes fewer: about
     /// 90 blocks on xfs, 0 elsewhere.
     pub for_name_bytes: u64,
+    /// The number of files that can still be created; `u64::MAX` if unknown or without a limit.
+    pub available_files: u64,
 }
 
 impl DeviceRoom {
     /// Of a device that is not known, or has no limit.
-    pub const UNKNOWN: Self = Self { total_bytes: u64::MAX, available_bytes: u64::MAX, for_name_bytes: 0 };
+    pub const UNKNOWN: Self =
+        Self { total_bytes: u64::MAX, available_bytes: u64::MAX, for_name_bytes: 0, available_files: u64::MAX };
 }
 
 /// A held lock; dropping it releases it.

@@ -169,7 +169,7 @@ mod tests {
     fn files_fit_their_device() {
         const MIB: u64 = 1 << 20;
         let of = |total_mib: u64, available_bytes: u64| {
-            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes, for_name_bytes: 0 };
+            let room = DeviceRoom { total_bytes: total_mib * MIB, available_bytes, ..DeviceRoom::UNKNOWN };
             let Lengths { segment, output, reserve, .. } = Lengths::of(room, 0, 64 << 20, 64 << 20);
             (segment >> 10, output >> 10, reserve >> 10)
         };

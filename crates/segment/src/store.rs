@@ -333,6 +333,12 @@ impl SegmentStore {
         compacted::install(&self.parts, edit)
     }
 
+    /// The length of the reserve for compaction: of the longest output on a full device.
+    #[must_use]
+    pub fn compaction_reserve_len(&self) -> u32 {
+        self.parts.reserves.compaction_reserve_len()
+    }
+
     /// Releases a segment that [`install`](Self::install) has removed from the set. If this is the
     /// last reference, removes the file, and creates used-up reserves again from its room.
     ///
@@ -364,16 +370,8 @@ impl SegmentStore {
     /// above all earlier ids, and for a position that the log does not have;
     /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
     pub fn set_tables(&self, tables: NamedTables, max_version: u64) -> Result<(), SegmentError> {
-        let mut after = self.manifest();
-        let known = |id: u32| after.tables.newest_first.iter().any(|table| table.id == id);
-        let again = tables.newest_first.iter().find(|table| table.id < after.next_table_id && !known(table.id));
-        if let Some(table) = again {
-            return Err(SegmentError::Invalid { what: format!("table id {} was used before", table.id) });
-        }
+        compacted::check_tables(&self.parts, &tables)?;
         let edit = ManifestEdit { tables: Some(tables), max_version, ..ManifestEdit::default() };
-        after.next_segment_id = self.parts.store.next_id();
-        after.apply(&edit);
-        after.check_tables().map_err(|what| SegmentError::Invalid { what: what.to_owned() })?;
         self.parts.manifest.edit(Form::Shortest, |_| edit)
     }
 

@@ -1,6 +1,6 @@
 //! The shared parts of a state: the view, the visibility of commits, and the writer's data.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use hightower_index::{Guard, Map, PublishedArc, SeededHasher, Writer, pin};
 use hightower_seams::Clock;
@@ -66,12 +66,14 @@ impl StateInner {
         self.view.load_arc(&pin())
     }
 
-    /// Replaces the view. Only the holder of the writer's lock does this.
-    pub(crate) fn publish(&self, change: impl FnOnce(&mut View), guard: &Guard) {
-        let mut view = self.view(guard).clone();
+    /// Replaces the view, and returns the old one. Only the holder of the writer's lock does this.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut View), guard: &Guard) -> Weak<View> {
+        let old = self.view.load_arc(guard);
+        let mut view = View::clone(&old);
         change(&mut view);
         view.number += 1;
         self.view.store(Arc::new(view), guard);
+        Arc::downgrade(&old)
     }
 
     /// An empty map for a new memtable, with its writer.
@@ -108,6 +110,8 @@ pub(crate) struct WriterState {
     pub(crate) tables: TableList,
     /// Memtables that the current view no longer has, but older views may have.
     pub(crate) retired: Vec<Memtable>,
+    /// The earlier views, of which some may still be in use.
+    pub(crate) older_views: Vec<Weak<View>>,
     /// A buffer for the bytes of a key during one call.
     scratch: Vec<u8>,
 }
@@ -121,6 +125,7 @@ impl WriterState {
             old_versions: 0,
             tables: TableList::default(),
             retired: Vec::new(),
+            older_views: Vec::new(),
             scratch: Vec::new(),
         }
     }
@@ -131,6 +136,12 @@ impl WriterState {
         self.index = index;
         self.gc_queue = GcQueue::default();
         self.old_versions = 0;
+    }
+
+    /// Notes a view that was replaced.
+    pub(crate) fn note_older(&mut self, view: Weak<View>) {
+        self.older_views.retain(|view| view.strong_count() > 0);
+        self.older_views.push(view);
     }
 
     pub(crate) fn account(&mut self, kept: ChainChange) {

@@ -6,6 +6,7 @@
 mod counts;
 mod lookup;
 mod merged_scan;
+mod older_views;
 mod pointer;
 mod range;
 mod segment_set;
@@ -19,6 +20,7 @@ mod writer;
 pub use counts::{KeyCountBounds, LevelStats};
 pub use lookup::{LookedBelow, Lookup, TableSearch};
 pub use merged_scan::MemtableSource;
+pub use older_views::OlderViews;
 pub use range::LeveledRange;
 pub use segment_set::{SegmentSet, SegmentSetWatch};
 pub use snapshot::LeveledSnapshot;

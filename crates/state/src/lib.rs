@@ -154,8 +154,8 @@ pub use {
     hightower_table::TableError,
     levels::{
         FrozenMemtable, KeyCountBounds, LevelStats, LeveledKvState, LeveledRange, LeveledSnapshot, LeveledWriter,
-        LookedBelow, Lookup, MemtableSource, SegmentSet, SegmentSetWatch, SpareMemtable, TableMark, TableSearch,
-        ViewChanged,
+        LookedBelow, Lookup, MemtableSource, OlderViews, SegmentSet, SegmentSetWatch, SpareMemtable, TableMark,
+        TableSearch, ViewChanged,
     },
     liveness::{RecordLiveness, Relocated},
     load::LoadRun,

@@ -1,4 +1,5 @@
-//! Merges several levels: for each key, the entry of the topmost level whose segment exists.
+//! Merges several levels: for each key, the entry of the topmost level, or the entry with the
+//! highest version, of those whose segment exists.
 
 use std::cmp::Ordering;
 
@@ -77,8 +78,9 @@ impl<S: MergeSource + ?Sized> MergeSource for Box<S> {
     }
 }
 
-/// A merge of levels: for each key it yields the entry of the topmost level whose segment exists.
-/// An entry whose segment does not exist hides no other entry.
+/// A merge of levels: for each key it yields the entry of the topmost level whose segment exists,
+/// or with [`by_version`](Self::by_version) the entry with the highest version. An entry whose
+/// segment does not exist hides no other entry.
 ///
 /// It yields tombstones like other entries, and they hide entries of lower levels. All sources have
 /// the same direction. A step costs about 2·log2(levels) comparisons of keys.
@@ -116,8 +118,10 @@ pub struct LevelMerge<S, F> {
     sources: Vec<S>,
     direction: ScanDirection,
     exists: F,
-    /// The levels that have not ended, as a heap: the next key first, and of equal keys the topmost
-    /// level.
+    /// Whether the version decides between equal keys, and not the level alone.
+    is_by_version: bool,
+    /// The levels that have not ended, as a heap: the next key first, and of equal keys the entry
+    /// that wins.
     heap: Vec<usize>,
     is_started: bool,
 }
@@ -129,7 +133,39 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
     /// Example: [`LevelMerge`].
     #[must_use]
     pub fn new(sources: Vec<S>, direction: ScanDirection, exists: F) -> Self {
-        Self { sources, direction, exists, heap: Vec::new(), is_started: false }
+        Self { sources, direction, exists, is_by_version: false, heap: Vec::new(), is_started: false }
+    }
+
+    /// Merges sources that are no levels, in any order, all in `direction`: of a key it yields the
+    /// entry with the highest version, and of two with one version that of the earlier source.
+    ///
+    /// ```
+    /// use hightower_segment::{Fs, RealFs};
+    /// use hightower_table::{
+    ///     LevelMerge, MergeSource, ScanDirection, TableEntry, TableOptions, TableReader, TableWriter,
+    /// };
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = RealFs.open_dir(scratch.path())?;
+    /// let table = |id: u64, version: u64| -> Result<TableReader, Box<dyn std::error::Error>> {
+    ///     let name = format!("{id}.tbl");
+    ///     let mut writer = TableWriter::create(&dir, &name, TableOptions::new(id, id, 3))?;
+    ///     writer.push(b"a", TableEntry { version, ..TableEntry::default() })?;
+    ///     writer.finish()?;
+    ///     Ok(TableReader::open(dir.as_ref(), &name)?)
+    /// };
+    /// let (first, second) = (table(1, 7)?, table(2, 9)?);
+    ///
+    /// let sources = [&first, &second].map(|table| table.range::<&str>(.., ScanDirection::Forward)).into();
+    /// let mut merge = LevelMerge::by_version(sources, ScanDirection::Forward, |_segment| true);
+    /// assert!(merge.advance()?);
+    /// assert_eq!((merge.entry().version, merge.level()), (9, Some(1)));
+    /// assert!(!merge.advance()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn by_version(sources: Vec<S>, direction: ScanDirection, exists: F) -> Self {
+        Self { is_by_version: true, ..Self::new(sources, direction, exists) }
     }
 
     /// The level of the current entry, 0 for the topmost; `None` without a current entry.
@@ -172,10 +208,24 @@ impl<S: MergeSource, F: Fn(u32) -> bool> LevelMerge<S, F> {
     fn is_before(&self, a: usize, b: usize) -> bool {
         let (Some(key_a), Some(key_b)) = (self.key_at(a), self.key_at(b)) else { return a < b };
         match (key_a.cmp(key_b), self.direction) {
-            (Ordering::Equal, _) => (self.heap.get(a) < self.heap.get(b)) != planted("table_merge_lowest_wins"),
+            (Ordering::Equal, _) => self.wins(a, b),
             (order, ScanDirection::Forward) => order.is_lt(),
             (order, ScanDirection::Backward) => order.is_gt(),
         }
+    }
+
+    /// Of two entries of one key, whether that of the level at place `a` of the heap wins.
+    fn wins(&self, a: usize, b: usize) -> bool {
+        let version_at = |place: usize| {
+            self.heap.get(place).and_then(|level| self.sources.get(*level)).map(|source: &S| source.entry().version)
+        };
+        let by_version = if self.is_by_version && !planted("table_merge_ignores_versions") {
+            version_at(b).cmp(&version_at(a))
+        } else {
+            Ordering::Equal
+        };
+        let order = by_version.then_with(|| self.heap.get(a).cmp(&self.heap.get(b)));
+        order.is_lt() != planted("table_merge_lowest_wins")
     }
 
     /// The first of a place's children.

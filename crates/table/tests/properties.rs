@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use common::{Model, cases, disk, is_pointed, options, table, write_as};
@@ -176,5 +176,31 @@ proptest! {
             found.reverse();
         }
         prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_merge_by_version_gives_the_highest_version_that_exists(models in vec(models(), 0..5), gone in vec(1..4_u32, 0..2), is_forward: bool) {
+        let (_, dir) = disk();
+        let exists = |segment: u32| !gone.contains(&segment);
+        let mut expected = BTreeMap::<Vec<u8>, u64>::new();
+        for (key, entry) in models.iter().flatten().filter(|(_, entry)| exists(entry.pointer.segment)) {
+            let version = expected.entry(key.clone()).or_default();
+            *version = entry.version.max(*version);
+        }
+        let tables: Vec<_> = models.iter().enumerate().map(|(number, model)| {
+            let name = format!("{number}.tbl");
+            write_as(&dir, &name, model, options()).unwrap();
+            TableReader::open(dir.as_ref(), &name).unwrap()
+        }).collect();
+        let direction = if is_forward { ScanDirection::Forward } else { ScanDirection::Backward };
+        let sources = tables.iter().map(|table| table.range::<&[u8]>(.., direction)).collect();
+        let mut merge = LevelMerge::by_version(sources, direction, exists);
+        let mut found = BTreeMap::new();
+        while merge.advance().unwrap() {
+            let source = merge.level().unwrap();
+            prop_assert_eq!(models[source].get(merge.key()), Some(&merge.entry()));
+            prop_assert!(found.insert(merge.key().to_vec(), merge.entry().version).is_none());
+        }
+        prop_assert_eq!(found, expected);
     }
 }

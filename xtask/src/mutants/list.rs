@@ -366,6 +366,26 @@ const OF_STORE: &[Mutant] = &[
         &[compaction("deleted_keys_stay_deleted"), DAMAGED_TABLES],
     ),
     caught(
+        "rebuild_merges_in_order",
+        "a rebuild decides by version, not by the order of records and runs",
+        &[within_engine("rebuild::"), DAMAGED_TABLES],
+    ),
+    caught(
+        "rebuild_reads_beyond_covered",
+        "a rebuilt table has nothing that the tables did not cover",
+        &[within_engine("rebuild::")],
+    ),
+    caught(
+        "rebuild_misses_the_last_segment",
+        "a rebuild reads all records up to the covered position",
+        &[within_engine("rebuild::"), DAMAGED_TABLES],
+    ),
+    caught(
+        "table_damage_not_noted",
+        "the next maintenance after a read that meets damage rebuilds the tables",
+        &[plain("hightower-engine", "rebuild", "the_next_maintenance"), DAMAGED_TABLES],
+    ),
+    caught(
         "covered_log_may_end",
         "the log does not end before what tables cover",
         &[opening("row_17_a_log_that_ends")],
@@ -512,7 +532,7 @@ const OF_STORE: &[Mutant] = &[
         "foreign files with the store's names do not end writing",
         &[plain("hightower-engine", "foreign_files", "a_name_that_others_have_taken"), storms("foreign")],
     ),
-    caught("entry_not_followed", "a held entry is readable after its record has moved", &[storms("held")]),
+    caught("files_go_before_their_views", "a held entry is readable after its record has moved", &[storms("held")]),
     caught(
         "no_maps_are_kept",
         "a process without memory maps keeps some for compaction",

@@ -7,13 +7,34 @@ const fn case(filter: &'static str) -> Catcher {
     plain("hightower-state", "levels", filter)
 }
 
+const fn budget(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "index_memory", filter)
+}
+
 const fn model(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Loom, ..plain("hightower-state", "lib", filter) }
 }
 
+const ENGINE_HISTORIES: Catcher = plain("hightower-engine", "levels", "every_read_and_every_commit");
+const HALF_DEAD: Catcher =
+    plain("hightower-engine", "upkeep_faults", "a_full_device_of_half_dead_segments_is_compacted");
+
 const HISTORIES: Catcher = plain("hightower-state", "level_histories", "");
 
 pub(super) const OF_LEVELS: &[Mutant] = &[
+    caught(
+        "compaction_of_uncovered_segments",
+        "a compaction's table covers only what tables point to",
+        &[ENGINE_HISTORIES],
+    ),
+    caught("merge_keeps_what_does_not_exist", "a merge leaves out entries of removed segments", &[ENGINE_HISTORIES]),
+    caught(
+        "tombstone_above_an_older_put_goes",
+        "a tombstone stays while a lower level has an older put of its key",
+        &[ENGINE_HISTORIES],
+    ),
+    caught("hidden_entries_stay_live", "without room for a merge, what levels hide is dead", &[HALF_DEAD]),
+    caught("moves_hide_newer_commits", "a moved record replaces its entry in the memtable", &[HALF_DEAD]),
     caught(
         "levels_view_before_seqno",
         "a snapshot's view has every commit up to its seq",
@@ -91,4 +112,19 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         &[case("the_oldest_memtable_is_flushed_first")],
     ),
     caught("levels_tombstones_uncounted", "the bounds of the number of keys hold", &[HISTORIES]),
+    caught(
+        "log_bytes_not_counted",
+        "a flush is due when the log behind the tables is long, whatever memory is used",
+        &[budget("a_key_that_is_overwritten_is_flushed")],
+    ),
+    caught(
+        "writers_not_slowed",
+        "writers are delayed while flushes are slower than they are",
+        &[budget("writers_are_slowed_when_all_memtables")],
+    ),
+    caught(
+        "frozen_bytes_not_counted",
+        "frozen memtables count against the budget of memory",
+        &[budget("writers_are_slowed_when_all_memtables")],
+    ),
 ];

@@ -65,6 +65,11 @@ pub(super) const OF_TABLE: &[Mutant] = &[
     caught("table_walk_back_ends_early", "a backward walk visits all blocks", &[property("a_table_is_the_map")]),
     caught("table_merge_lowest_wins", "of a key the topmost entry wins", &[property("a_merge_gives")]),
     caught(
+        "table_merge_ignores_versions",
+        "of a key the highest version wins in a merge by version",
+        &[property("a_merge_by_version")],
+    ),
+    caught(
         "table_gone_segments_hide",
         "an entry whose segment does not exist hides nothing",
         &[property("a_merge_gives")],

@@ -33,11 +33,12 @@ writing, it prints an error and continues. A process that opens the store for wr
 In the shell the store stays open. Ctrl-C ends it, with exit code 0.
 
 The figures:
-  keys         all keys, including those of the authentication service
-  tombstones   deleted keys whose last record is kept until its grace is over
+  keys         all keys, including those of the authentication service; while some of them are in
+               memory and others in tables, each look counts them
+  tombstones   deleted keys whose last record is kept until its grace is over; an upper bound
   live, dead   bytes of the latest record of each key, tombstones included, and of all else that
                compaction can free
-  index        memory of the keys while the store is open
+  index        memory of the latest keys while the store is open, and its budget
   disk         disk space of the segments, including preallocated space
   tables       number of tables, and disk space of them
   seq          the number of the latest commit, ascending with gaps; durable: the last commit that
@@ -62,6 +63,7 @@ struct Answer {
     dead_bytes: u64,
     disk_bytes: u64,
     index_bytes: u64,
+    index_budget_bytes: u64,
     segments: u64,
     tables: u64,
     table_bytes: u64,
@@ -78,7 +80,9 @@ struct Answer {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let Some(every) = self.every else {
-            let answer = look(session)?;
+            let answer = session
+                .reader()?
+                .finish(|store| Ok(Answer { keys: store.len() as u64, ..Answer::of(store.stats()) }))?;
             session.screen.answer(&answer, || answer.describe())?;
             return Ok(Exit::Done);
         };
@@ -130,7 +134,7 @@ fn columns(cells: [String; 7]) -> String {
 }
 
 fn look(session: &Session) -> Result<Answer, Failure> {
-    session.reader()?.finish(|store| Ok(Answer::of(store.stats())))
+    session.reader()?.finish(|store| Ok(Answer { keys: store.len() as u64, ..Answer::of(store.stats()) }))
 }
 
 fn nap_until(then: Instant) -> Result<(), Failure> {
@@ -153,6 +157,7 @@ impl Answer {
             dead_bytes: stats.dead_bytes,
             disk_bytes: stats.disk_bytes,
             index_bytes: stats.index_bytes,
+            index_budget_bytes: stats.index_memory.budget_bytes,
             segments: stats.segments.len() as u64,
             tables: stats.tables.len() as u64,
             table_bytes: stats.tables.iter().map(|table| table.len_bytes).sum(),
@@ -178,7 +183,7 @@ impl Answer {
             ("live", bytes(self.live_bytes)),
             ("dead", bytes(self.dead_bytes)),
             ("disk", bytes(self.disk_bytes)),
-            ("index", bytes(self.index_bytes)),
+            ("index", format!("{} of {}", bytes(self.index_bytes), bytes(self.index_budget_bytes))),
             ("segments", count(self.segments)),
             ("tables", format!("{}, {}", count(self.tables), bytes(self.table_bytes))),
             ("seq", format!("{}, durable {}", count(self.latest_seq), count(self.durable_seq))),

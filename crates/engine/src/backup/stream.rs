@@ -279,9 +279,11 @@ impl ExportSource<'_> {
         loop {
             let guard = pin();
             let ahead = |place| self.read.prefetch_in_order(place, &order, &guard);
-            let Some((key, entry)) = entries.next_pinned(&guard, ahead)? else { break };
-            let again = || Ok(snapshot.entry(key, &guard)?.map(|entry| entry.location));
-            self.read.read_record(entry.location, &guard, again, |command| writer.add(command))?.unwrap_or(Ok(()))?;
+            let Some((_, entry)) = entries.next_pinned(&guard, ahead).map_err(|failure| self.read.noted(failure))?
+            else {
+                break;
+            };
+            self.read.read_record(entry.location, &guard, |command| writer.add(command))??;
         }
         let records = writer.records;
         Ok(ExportReport { seq: header.seq, records, bytes: writer.finish()? })

@@ -9,6 +9,7 @@ use hightower_log::SegmentKind;
 use hightower_seams::Clock;
 use hightower_segment::{Purpose, SegmentError};
 
+use crate::background_signal::Cause;
 use crate::commit_log::CommitLock;
 use crate::compaction::run::CompactionRunner;
 use crate::compaction::stats::{CompactionReport, RunReport};
@@ -17,8 +18,10 @@ use crate::components::Components;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::feed::FeedHub;
+use crate::files::io_error;
 use crate::guarded::{Panics, choose};
-use crate::maintenance::{Cause, Maintenance, Turn};
+use crate::maintenance::{Maintenance, Turn};
+use crate::memory_budget::MemoryBudget;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open_store::OpenStore;
@@ -30,6 +33,11 @@ use crate::time::StoreTime;
 /// Maximum delay of the background after failures.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
 
+/// The first and the longest wait before a failed flush is repeated.
+const FLUSH_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The same, before memory and files that readers held are looked at again.
+const FREE_WAITS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(10));
+
 /// Number of background runs before the turn is released for others.
 const RUNS_PER_TURN: u32 = 16;
 
@@ -37,6 +45,9 @@ const RUNS_PER_TURN: u32 = 16;
 /// the live bytes, and at least this number of bytes; less is not worth a segment.
 const WORTH_ORDERING_SHARE: u64 = 16;
 const WORTH_ORDERING_BYTES: u64 = 1 << 20;
+
+/// Header and seal of an output: at most this.
+const OUTPUT_FRAME_BYTES: u64 = 256;
 
 /// The remaining segments of an explicit compaction: those that existed at its begin. So it
 /// terminates under any rate of writes.
@@ -57,6 +68,7 @@ pub(crate) struct Compaction {
     store: Arc<OpenStore>,
     tail: Arc<TailUpkeep>,
     maintenance: Arc<Maintenance>,
+    budget: Arc<MemoryBudget>,
     flusher: Arc<TableFlusher>,
     runner: Arc<CompactionRunner>,
     feeds: Arc<FeedHub>,
@@ -73,6 +85,7 @@ pub(crate) struct CompactionParts<'a> {
     pub(crate) store: &'a Arc<OpenStore>,
     pub(crate) tail: &'a Arc<TailUpkeep>,
     pub(crate) maintenance: &'a Arc<Maintenance>,
+    pub(crate) budget: &'a Arc<MemoryBudget>,
     pub(crate) flusher: &'a Arc<TableFlusher>,
     pub(crate) runner: &'a Arc<CompactionRunner>,
     pub(crate) feeds: &'a Arc<FeedHub>,
@@ -91,6 +104,7 @@ impl Compaction {
             store: Arc::clone(parts.store),
             tail: Arc::clone(parts.tail),
             maintenance: Arc::clone(parts.maintenance),
+            budget: Arc::clone(parts.budget),
             flusher: Arc::clone(parts.flusher),
             runner: Arc::clone(parts.runner),
             feeds: Arc::clone(parts.feeds),
@@ -101,18 +115,37 @@ impl Compaction {
         usage(&self.read, &self.time, self.config.compaction.tombstone_grace)
     }
 
-    /// The loop of the background thread, until [`Maintenance::close`].
+    /// The loop of the background thread, until [`Maintenance::close`]. Without an interval, it
+    /// only flushes.
     pub(crate) fn run(&self) {
         let interval = self.config.compaction_interval;
+        let may_compact = !interval.is_zero();
+        // A replay may have filled the memtable.
+        let mut memory_wait = self.keep_memory(None);
+        let mut left = interval;
         let mut retry_at = Duration::ZERO;
         let mut failures = 0_u32;
         loop {
-            let cause = self.maintenance.wait(interval);
-            if cause == Cause::Closing {
-                return;
+            let wait = memory_wait.unwrap_or(LONGEST_BACK_OFF).min(if may_compact { left } else { LONGEST_BACK_OFF });
+            let cause = self.maintenance.wait(wait);
+            match cause {
+                Cause::Closing => return,
+                Cause::Flush => {
+                    memory_wait = self.keep_memory(None);
+                    continue;
+                }
+                Cause::Interval => {
+                    left = left.saturating_sub(wait);
+                    memory_wait = memory_wait.and_then(|_| self.keep_memory(memory_wait));
+                    if !left.is_zero() {
+                        continue;
+                    }
+                }
+                Cause::Woken => {}
             }
+            left = interval;
             let now = self.clock.elapsed();
-            if now < retry_at || self.store.poison().check().is_err() {
+            if !may_compact || now < retry_at || self.store.poison().check().is_err() {
                 continue;
             }
             match observe(Operation::Compaction, || self.compact_in_background(cause == Cause::Interval)) {
@@ -134,12 +167,44 @@ impl Compaction {
         }
     }
 
+    /// Flushes if a flush is due, and frees memtables and files that became unused. Returns the
+    /// time after which it should be called again, if a flush failed or readers still hold memory
+    /// or files; `waited` is the previous one.
+    fn keep_memory(&self, waited: Option<Duration>) -> Option<Duration> {
+        if self.store.poison().check().is_err() {
+            return None;
+        }
+        let mut turn = self.maintenance.turn.lock().ok()?;
+        let (first, longest) = match self.flusher.flush_if_due(&mut turn) {
+            Ok(()) => FREE_WAITS,
+            // Recorded in the budget's numbers.
+            Err(_) => FLUSH_WAITS,
+        };
+        let freed = self.free_unused(&mut turn);
+        if let Err(failure) = &freed {
+            self.maintenance.note(|stats| stats.last_failure = Some(failure.to_string()));
+        }
+        self.runner.count_retired(&turn);
+        let is_done = first == FREE_WAITS.0 && freed.is_ok() && turn.waiting.is_empty() && !self.budget.holds_memory();
+        (!is_done).then(|| waited.map_or(first, |waited| waited.saturating_mul(2).clamp(first, longest)))
+    }
+
+    fn free_unused(&self, turn: &mut Turn) -> Result<()> {
+        self.runner.free_retired(turn, &*self.store.in_use()?)?;
+        self.read.index.handle()?.reclaim();
+        Ok(())
+    }
+
     /// Compacts until the policy chooses nothing. `may_roll`: the store is idle, so the active
     /// segment may be rotated.
     fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
         let mut turn = self.maintenance.turn.lock()?;
         self.read.index.handle()?.reclaim();
         self.runner.free_retired(&mut turn, &*self.store.in_use()?)?;
+        let unmended = self.flusher.try_mend(&mut turn)?;
+        if self.store.in_use()?.tail_stats().full {
+            self.flusher.settle_counts(&mut turn, self.config.writes_checkpoint_after_compaction())?;
+        }
         let mut has_run = false;
         let mut victims_max = usize::MAX;
         for left in (0..RUNS_PER_TURN).rev() {
@@ -166,13 +231,20 @@ impl Compaction {
             }
             has_run = true;
             self.maintenance.note_run(&run);
+            let _recorded = self.flusher.flush_if_due(&mut turn);
+            self.flusher.try_merge(&mut turn)?;
         }
         if has_run && self.config.writes_checkpoint_after_compaction() {
             let failure = self.flusher.try_flush(&mut turn)?;
             self.maintenance.note(|stats| stats.checkpoint_failure = failure);
         }
         self.runner.count_retired(&turn);
-        Ok(())
+        unmended.map_or(Ok(()), Err)
+    }
+
+    /// A run of compaction. If it meets a damaged table, the next maintenance rebuilds the tables.
+    fn run_once(&self, turn: &mut Turn, usage: &[SegmentUsage], victims: &[u32], goal: Goal) -> Result<RunReport> {
+        self.runner.compact(turn, usage, victims, goal).map_err(|failure| self.read.noted(failure))
     }
 
     fn choose(&self, usage: &[SegmentUsage], goal: Goal) -> Result<Vec<u32>> {
@@ -190,6 +262,8 @@ impl Compaction {
         self.read.index.handle()?.reclaim();
         self.runner.free_retired(&mut turn, &*self.store.in_use()?)?;
         self.drop_dead(&mut turn)?;
+        let unmended = self.flusher.try_mend(&mut turn)?;
+        self.flusher.settle_counts(&mut turn, self.config.writes_checkpoint_after_compaction())?;
         let usage = self.usage();
         let may_order = self.config.compaction.order_when_explicit && !self.store.in_use()?.tail_stats().full;
         if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
@@ -216,6 +290,11 @@ impl Compaction {
                 break;
             }
             self.maintenance.note_run(&run);
+            let _recorded = self.flusher.flush_if_due(&mut turn);
+            self.flusher.try_merge(&mut turn)?;
+        }
+        if self.store.in_use()?.tail_stats().full {
+            self.join_small(&mut turn, &session)?;
         }
         if may_order {
             self.put_in_order(&mut turn, &session)?;
@@ -229,8 +308,11 @@ impl Compaction {
         self.runner.free_patiently(&mut turn)?;
         self.runner.count_retired(&turn);
         self.tail.give_back_unless_busy();
+        if let Some(full) = unmended {
+            return Err(full);
+        }
         Ok(CompactionReport {
-            waiting_segments: turn.retired.len() as u64,
+            waiting_segments: turn.waiting_segments() as u64,
             checkpoint_failure,
             background_failure,
             elapsed: self.clock.elapsed().saturating_sub(started),
@@ -257,12 +339,12 @@ impl Compaction {
             keep_cheapest(&mut victims, usage, *victims_max);
         }
         loop {
-            match self.runner.compact(turn, usage, &victims, goal) {
+            match self.run_once(turn, usage, &victims, goal) {
                 Err(Error::Full { detail }) => {
                     // The files of an earlier run's inputs may have been in use until now.
-                    let waiting = turn.retired.len();
+                    let waiting = turn.waiting_segments();
                     self.runner.free_patiently(turn)?;
-                    if turn.retired.len() < waiting {
+                    if turn.waiting_segments() < waiting {
                         continue;
                     }
                     if victims.len() <= 1 || planted("full_runs_are_not_made_smaller") {
@@ -281,6 +363,37 @@ impl Compaction {
         }
     }
 
+    /// Joins the segments with the least live bytes into one, on a device that has bytes but no
+    /// free names: this frees names, even where nothing is dead.
+    fn join_small(&self, turn: &mut Turn, session: &Session) -> Result<()> {
+        let Some(usage) = self.next_of(session)? else { return Ok(()) };
+        let store = self.store.in_use()?;
+        let reserve_bytes = u64::from(store.compaction_reserve_len());
+        let room = store.dir().room().map_err(|source| io_error("ask for the room of", store.dir().path(), source))?;
+        if room.available_bytes < reserve_bytes.max(WORTH_ORDERING_BYTES) || planted("names_are_not_freed") {
+            return Ok(());
+        }
+        let mut smallest: Vec<&SegmentUsage> = usage.iter().filter(|usage| usage.is_sealed).collect();
+        smallest.sort_unstable_by_key(|usage| usage.live_bytes);
+        let mut sum_bytes = OUTPUT_FRAME_BYTES;
+        let fitting = smallest.iter().take_while(|usage| {
+            sum_bytes += usage.live_bytes;
+            sum_bytes <= reserve_bytes
+        });
+        let mut victims: Vec<u32> = fitting.map(|usage| usage.id).collect();
+        victims.sort_unstable();
+        // The output and the two reserves that are missing take three names.
+        if victims.len() < 4 {
+            return Ok(());
+        }
+        match self.runner.compact(turn, &usage, &victims, Goal::Full) {
+            Ok(run) => self.maintenance.note_run(&run),
+            Err(Error::Full { .. }) => {}
+            Err(failure) => return Err(failure),
+        }
+        self.runner.free_patiently(turn)
+    }
+
     /// Rewrites segments in commit order into key order. This is optional: it stops when room is
     /// short.
     fn put_in_order(&self, turn: &mut Turn, session: &Session) -> Result<()> {
@@ -294,7 +407,7 @@ impl Compaction {
                 break;
             }
             let victims: Vec<u32> = unordered.iter().map(|usage| usage.id).collect();
-            let run = match self.runner.compact(turn, &usage, &victims, Goal::Full) {
+            let run = match self.run_once(turn, &usage, &victims, Goal::Full) {
                 Ok(run) => run,
                 Err(Error::Full { .. }) => break,
                 Err(failure) => return Err(failure),
@@ -303,6 +416,7 @@ impl Compaction {
                 break;
             }
             self.maintenance.note_run(&run);
+            self.flusher.try_merge(turn)?;
         }
         Ok(())
     }
@@ -318,7 +432,7 @@ impl Compaction {
         if dead.is_empty() {
             return Ok(());
         }
-        let run = self.runner.compact(turn, &usage, &dead, Goal::Full)?;
+        let run = self.run_once(turn, &usage, &dead, Goal::Full)?;
         self.maintenance.note_run(&run);
         self.runner.free_patiently(turn)
     }

@@ -1,5 +1,5 @@
-//! A run's view of the store: the records of its inputs, the index, which knows whether a record is
-//! needed, and its outputs.
+//! A run's view of the store: the records of its inputs, the state, which knows whether a record is
+//! needed, its outputs, and the table of the new places.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use hightower_seams::Clock;
 use hightower_segment::{
     CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentRecord, SegmentStore, Stamp,
 };
-use hightower_state::{CommandKind, ConcurrentKvState, RecordLiveness};
+use hightower_state::{CommandKind, LeveledKvState};
+use hightower_table::{EntryKind, RecordPointer, TableEntry, TableWriter};
 
 use crate::compaction::usage::age;
 use crate::config::StoreConfig;
@@ -23,6 +24,7 @@ use crate::open_store::OpenStore;
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::Tracked;
+use crate::table_flusher::{TableFlusher, WrittenTable};
 
 /// Number of records that are read before the first is looked up in the index: by then the
 /// prefetched index entry is in the cache.
@@ -44,14 +46,27 @@ pub(crate) struct RunParts<'a> {
     pub(crate) store: &'a SegmentStore,
     pub(crate) stamp: Stamp,
     pub(crate) opened_ms: i64,
+    pub(crate) flusher: &'a TableFlusher,
+    /// No input has a commit above this seq.
+    pub(crate) last_seq: u64,
+    /// Whether the new places go to a table, or else to the memtable.
+    pub(crate) has_table: bool,
+    /// The segments that the run removes without reading them.
+    pub(crate) dead: &'a [u32],
 }
 
 /// A run's view of the store.
 pub(crate) struct RunHost<'a> {
     config: &'a StoreConfig,
     open: &'a OpenStore,
-    state: ConcurrentKvState<Place>,
+    state: LeveledKvState<Place>,
     store: &'a SegmentStore,
+    flusher: &'a TableFlusher,
+    last_seq: u64,
+    has_table: bool,
+    dead: &'a [u32],
+    /// The table of the new places of the survivors, and its id.
+    relocations: Option<(u32, TableWriter)>,
     /// By id.
     inputs: Vec<Arc<Tracked>>,
     /// Declares each input as read in order: once as a whole, and its survivors again.
@@ -88,8 +103,13 @@ impl<'a> RunHost<'a> {
         Ok(Self {
             config: parts.config,
             open: parts.open,
-            state: parts.read.index.handle()?.active_memtable().clone(),
+            state: parts.read.index.handle()?,
             store: parts.store,
+            flusher: parts.flusher,
+            last_seq: parts.last_seq,
+            has_table: parts.has_table,
+            dead: parts.dead,
+            relocations: None,
             _in_order: inputs.iter().map(|input| input.segment.hold_in_order()).collect(),
             inputs,
             ended_ms,
@@ -142,6 +162,18 @@ impl<'a> RunHost<'a> {
         self.output.as_mut().ok_or(Error::Closed)
     }
 
+    /// Adds the new place of a record to the table of relocations.
+    fn relocate(&mut self, key: &[u8], entry: TableEntry) -> Result<()> {
+        if !self.has_table {
+            return Ok(());
+        }
+        let (_, table) = match &mut self.relocations {
+            Some(begun) => begun,
+            None => self.relocations.insert(self.flusher.begin_table(self.store)?),
+        };
+        Ok(table.push(key, entry)?)
+    }
+
     fn finish_output(&mut self) -> Result<()> {
         if let Some(output) = self.output.take() {
             self.finished.push(output.finish()?);
@@ -151,12 +183,16 @@ impl<'a> RunHost<'a> {
 
     /// Completes the outputs and makes them durable. Reads each of their records back, because the
     /// only other copy is about to be removed.
-    pub(crate) fn finish(mut self) -> Result<Vec<CompactedSegment>> {
+    pub(crate) fn finish(mut self) -> Result<(Vec<CompactedSegment>, Option<WrittenTable>)> {
         self.finish_output()?;
         for output in self.finished.iter().filter(|_| !planted("outputs_not_read_back")) {
             output.segment.entries().try_for_each(|entry| entry.map(|_| ()))?;
         }
-        Ok(std::mem::take(&mut self.finished))
+        let relocations = match self.relocations.take() {
+            Some((id, writer)) => Some(self.flusher.finish_table(self.store, id, writer)?),
+            None => None,
+        };
+        Ok((std::mem::take(&mut self.finished), relocations))
     }
 }
 
@@ -197,17 +233,22 @@ impl Host for RunHost<'_> {
         }
     }
 
-    fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Need {
-        let liveness = self.state.liveness(command.key(), place_of(place), &pin());
-        match liveness {
-            RecordLiveness::Free => Need::None,
-            RecordLiveness::Newest { kind: CommandKind::Delete, is_hidden_from_snapshot: false }
-                if self.is_expired(place.segment, command.timestamp()) =>
-            {
-                Need::Expired
-            }
-            RecordLiveness::Newest { .. } | RecordLiveness::Retained => Need::Keep,
-        }
+    fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Result<Need> {
+        let newest = self.state.entry(command.key(), &pin())?;
+        let Some(newest) = newest.filter(|newest| newest.location == place_of(place)) else { return Ok(Need::None) };
+        let is_expired = newest.kind == CommandKind::Delete
+            && self.is_expired(place.segment, command.timestamp())
+            && !self.state.has_snapshot_below(self.last_seq);
+        Ok(if is_expired { Need::Expired } else { Need::Keep })
+    }
+
+    fn hides_older(&self, place: RecordPlace, key: &[u8], removed: &[u32]) -> Result<bool> {
+        let mut hides = false;
+        self.state.entries_below(key, &pin(), |entry| {
+            let segment = entry.location.segment;
+            hides |= entry.location != place_of(place) && !removed.contains(&segment) && !self.dead.contains(&segment);
+        })?;
+        Ok(hides && !planted("tombstone_above_an_older_put_goes"))
     }
 
     fn copy(&mut self, place: RecordPlace) -> Result<(RecordPlace, u32)> {
@@ -225,6 +266,9 @@ impl Host for RunHost<'_> {
         output.append(&[head.as_ref(), key, value])?;
         let to = RecordPlace { segment: output.id(), offset };
         let len_bytes = output.position() - offset;
+        let kind = if command.value().is_some() { EntryKind::Set } else { EntryKind::Tombstone };
+        let pointer = RecordPointer { segment: to.segment, offset };
+        self.relocate(key, TableEntry { version: command.version(), kind, pointer, len_bytes })?;
         self.expected_bytes = self.expected_bytes.saturating_sub(len_bytes.into());
         Ok((to, len_bytes))
     }

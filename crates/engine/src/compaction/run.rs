@@ -1,35 +1,44 @@
 //! One run of compaction, from the choice of victims to the freed files.
 //!
-//! 1. Copy the survivors into outputs, make these durable and read them back. Nothing points to
-//!    them yet: after a crash they are garbage.
-//! 2. Sync the log. The run drops records that newer commits have overtaken, so these commits must
+//! 1. Make sure that the tables cover the inputs: otherwise flush. Then only tables point into
+//!    them.
+//! 2. Put a mark above the current tables, for the table of relocations.
+//! 3. Copy the survivors into outputs, make these durable and read them back; write their new
+//!    places to the table of relocations. Nothing points to them yet: after a crash they are
+//!    garbage.
+//! 4. Sync the log. The run drops records that newer commits have overtaken, so these commits must
 //!    be durable before the records are gone.
-//! 3. Replace the inputs by the outputs in the manifest. From here on a crash leaves the outputs
-//!    only, which have the same content.
-//! 4. Point the index to the outputs: each entry only if it still points to the old location.
-//!    Readers that have an old location still find the inputs in the segment table.
-//! 5. Remove the expired tombstones from the index. Until the manifest is replaced, an older
-//!    command that arrives late must still lose to them.
-//! 6. Remove the inputs from the segment table. A reader that does not find a segment looks the key
-//!    up again.
-//! 7. Remove their files once no reader holds them.
+//! 5. Replace the inputs by the outputs in the manifest, and add the table, in one step. From here
+//!    on a crash leaves the outputs only, which have the same content.
+//! 6. Publish a view with the table at the mark, whose set of segments has the outputs instead of
+//!    the inputs. Nothing is changed in place. An expired tombstone that was not copied is gone
+//!    with its segment.
+//! 7. When no older view is in use, remove the inputs from the segment table, and their files once
+//!    nobody holds them.
+//!
+//! If the device has no room for a table, the new places go to the active memtable instead
+//! ([`moves`](super::moves)), between steps 5 and 6, and no flush comes first.
 
 use std::sync::Arc;
 
 use hightower_compactor::{
-    Budget, Goal, RateLimiter, RecordPlace, Rewritten, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
+    Budget, Goal, RateLimiter, Rewritten, SegmentUsage, TombstoneRule, output_base_seq, rewrite,
 };
 use hightower_index::{pin, synchronize};
+use hightower_log::SegmentKind;
 use hightower_seams::Clock;
-use hightower_segment::{CompactedSegment, Edit, Released, Segment, SegmentStore};
-use hightower_state::StateWriter;
+use hightower_segment::{CompactedSegment, Edit, NamedTables, Released, SegmentStore};
+use hightower_state::{LeveledKvState, TableMark};
 
-use crate::compaction::host::{RunHost, RunParts, place_of};
+use crate::compaction::host::{RunHost, RunParts};
+use crate::compaction::moves::MemtableMoves;
 use crate::compaction::stats::RunReport;
+use crate::compaction::usage::usage as current_usage;
 use crate::components::Components;
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::feed::FeedHub;
+use crate::files::remove_if_there;
 use crate::maintenance::{Maintenance, Turn};
 use crate::mutants::planted;
 use crate::open_store::OpenStore;
@@ -39,11 +48,9 @@ use crate::read_path::{READERS_WAIT_MS, ReadPath};
 use crate::sync::step;
 use crate::sync_path::SyncPath;
 use crate::table::Tracked;
+use crate::table_flusher::{TableFlusher, WrittenTable};
+use crate::tables::{TableStats, Tables, UnnamedFiles};
 use crate::time::StoreTime;
-
-/// Number of records that are moved under one hold of the state's lock. Few, because commits wait
-/// for it.
-const MOVES_PER_LOCK: usize = 24;
 
 /// Runs compactions, one at a time. Its methods take the data of the turn, so that only its holder
 /// can call them.
@@ -58,6 +65,23 @@ pub(crate) struct CompactionRunner {
     quota: Arc<DiskQuota>,
     maintenance: Arc<Maintenance>,
     feeds: Arc<FeedHub>,
+    tables: Arc<Tables>,
+    flusher: Arc<TableFlusher>,
+}
+
+/// The place of a run's table of relocations. Dropping it gives the place up.
+struct Marked<'a> {
+    state: &'a LeveledKvState<Place>,
+    mark: Option<TableMark>,
+}
+
+impl Drop for Marked<'_> {
+    fn drop(&mut self) {
+        if let Some(mark) = &self.mark {
+            // It is in the list, because it was neither used nor removed.
+            let _removed = self.state.writer().remove_mark(mark);
+        }
+    }
 }
 
 /// The parts of a store that compaction uses.
@@ -71,6 +95,18 @@ pub(crate) struct RunnerParts<'a> {
     pub(crate) quota: &'a Arc<DiskQuota>,
     pub(crate) maintenance: &'a Arc<Maintenance>,
     pub(crate) feeds: &'a Arc<FeedHub>,
+    pub(crate) tables: &'a Arc<Tables>,
+    pub(crate) flusher: &'a Arc<TableFlusher>,
+}
+
+/// The segments of a run.
+struct Victims<'a> {
+    /// The figures of all segments.
+    usage: &'a [SegmentUsage],
+    inputs: &'a [&'a SegmentUsage],
+    /// Segments that are removed without being read.
+    dead: &'a [u32],
+    goal: Goal,
 }
 
 impl CompactionRunner {
@@ -85,6 +121,8 @@ impl CompactionRunner {
             quota: Arc::clone(parts.quota),
             maintenance: Arc::clone(parts.maintenance),
             feeds: Arc::clone(parts.feeds),
+            tables: Arc::clone(parts.tables),
+            flusher: Arc::clone(parts.flusher),
         }
     }
 
@@ -103,23 +141,53 @@ impl CompactionRunner {
         };
         let (dead, inputs): (Vec<_>, Vec<_>) = victims.iter().filter_map(find).partition(|usage| usage.is_dead());
         let dead: Vec<u32> = dead.iter().map(|usage| usage.id).collect();
-        let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
+        let victims = Victims { usage, inputs: &inputs, dead: &dead, goal };
+        let has_table = self.prepare_table(turn, &store, &victims)?;
+        // A merge may have dropped entries since: their records are dead now, and block tombstones.
+        let fresh = current_usage(&self.read, &self.time, self.config.compaction.tombstone_grace);
+        let usage = if planted("tombstones_ignore_a_merge") { usage } else { &fresh };
+        let victims = Victims { usage, inputs: &inputs, dead: &dead, goal };
+        if has_table {
+            match self.compact_with(turn, &store, &victims, true) {
+                // The table had no room after all, or no name.
+                Err(Error::Full { .. }) if !planted("full_tables_end_compaction") => {}
+                run => return run,
+            }
+        }
+        self.compact_with(turn, &store, &victims, false)
+    }
 
+    /// One run, with a table of relocations or with moves in the memtable.
+    fn compact_with(
+        &self,
+        turn: &mut Turn,
+        store: &SegmentStore,
+        victims: &Victims<'_>,
+        has_table: bool,
+    ) -> Result<RunReport> {
+        let Victims { usage, inputs, dead, goal } = *victims;
+        let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
+        let state = self.read.index.handle()?;
+        let mut marked = Marked { state: &state, mark: Some(state.writer().mark()) };
         let parts = RunParts {
             config: &self.config,
             clock: &*self.clock,
             read: &self.read,
             open: &self.store,
-            store: &store,
+            store,
             stamp: self.time.stamp(self.read.index.max_version()),
             opened_ms: self.maintenance.opened_ms(),
+            flusher: &self.flusher,
+            last_seq: state.visible_seq(),
+            has_table,
+            dead,
         };
-        let mut host = RunHost::new(&parts, &inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
-        let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, &dead].concat());
+        let mut host = RunHost::new(&parts, inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
+        let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, dead].concat());
         let live_bytes = usage.iter().map(|usage| usage.live_bytes).sum();
         let rewritten = rewrite(&mut host, &ids, Budget::for_store(live_bytes), rule)?;
-        let outputs = host.finish()?;
-        let removed = [dead, rewritten.emptied.clone()].concat();
+        let (outputs, relocations) = host.finish()?;
+        let removed = [dead, &rewritten.emptied].concat();
         if removed.is_empty() && outputs.is_empty() {
             return Ok(RunReport::default());
         }
@@ -128,23 +196,93 @@ impl CompactionRunner {
         if !planted("compaction_without_sync") {
             self.sync.sync_all()?;
         }
-        let edit = Edit { add: outputs, remove: removed };
+        let edit = Edit { tables: self.list_with(relocations.as_ref(), &outputs), add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
             // After a poisoning failure the manifest on disk may already name the outputs, so they
             // stay.
             if !store.is_poisoned() {
                 edit.add.into_iter().for_each(|output| drop(store.abandon(output)));
+                relocations.iter().for_each(|table| self.flusher.abandon(store, table));
             }
             return Err(failure.into());
         }
         step();
-        self.adopt(&edit.add)?;
-        step();
-        // If the index cannot follow the manifest from here on, the store must refuse writes.
-        let moved = self.install_moves(&rewritten).and_then(|()| self.forget(&rewritten.forgotten));
-        report.forgotten_tombstones = moved.map_err(|failure| self.store.poison().latch(&failure))?;
-        self.retire(turn, &store, &edit, &mut report)?;
+        // If the state cannot follow the manifest from here on, the store must refuse writes.
+        let moved = (!has_table).then_some(&rewritten);
+        let published = self.publish(turn, &mut marked, &edit, relocations, moved);
+        let retired = published.map_err(|failure| self.store.poison().latch(&failure))?;
+        report.note_files(&retired, &edit.add);
+        self.free_retired(turn, store)?;
         Ok(report)
+    }
+
+    /// Makes sure that the tables cover the inputs, and that there is room for one more. If there
+    /// is none, returns `false`.
+    fn prepare_table(&self, turn: &mut Turn, store: &SegmentStore, victims: &Victims<'_>) -> Result<bool> {
+        let Victims { usage, inputs, .. } = *victims;
+        if self.flusher.has_few_files(store)? {
+            return Ok(false);
+        }
+        let covered = self.tables.covered();
+        let is_covered = |usage: &SegmentUsage| covered.end_in(usage.id, usage.kind) == u32::MAX;
+        // The new table moves the covered position beyond all compacted segments.
+        let compacted = usage.iter().filter(|usage| usage.kind == SegmentKind::Compacted);
+        let is_covered = inputs.iter().copied().chain(compacted).all(is_covered);
+        if !is_covered && !planted("compaction_of_uncovered_segments") && self.flusher.try_flush(turn)?.is_some() {
+            return Ok(false);
+        }
+        let keys = inputs.iter().map(|usage| usage.live_records).sum();
+        self.flusher.has_room_for(store, keys)
+    }
+
+    /// The list of tables with the relocations above all; `None` if it stays the same.
+    fn list_with(&self, relocations: Option<&WrittenTable>, outputs: &[CompactedSegment]) -> Option<NamedTables> {
+        let mut list = self.tables.current().list;
+        list.newest_first.insert(0, relocations?.named);
+        // The outputs' records are all in the table.
+        let last_id = outputs.iter().map(|output| output.segment.id()).max().unwrap_or(0);
+        list.covered.compacted_below = list.covered.compacted_below.max(last_id.saturating_add(1));
+        Some(list)
+    }
+
+    /// Publishes the view of a run's result: with the table of relocations, or with the moves in
+    /// the memtable. Returns the removed segments.
+    fn publish(
+        &self,
+        turn: &mut Turn,
+        marked: &mut Marked<'_>,
+        edit: &Edit,
+        relocations: Option<WrittenTable>,
+        moved: Option<&Rewritten>,
+    ) -> Result<Vec<Arc<Tracked>>> {
+        for output in &edit.add {
+            let tracked = self.read.segments.add(Arc::clone(&output.segment))?;
+            tracked.add_records(output.records);
+        }
+        step();
+        let moves = MemtableMoves { read: &self.read, state: marked.state };
+        moved.map_or(Ok(()), |moved| moves.install(moved))?;
+        let mut current = self.tables.current();
+        if let (Some(list), Some(table)) = (&edit.tables, &relocations) {
+            current.list.clone_from(list);
+            current.stats.insert(0, TableStats::of(&table.reader));
+        }
+        let mut writer = marked.state.writer();
+        let retired = self.read.segments.retire(&edit.remove);
+        let mark = marked.mark.take().ok_or_else(|| Error::Internal("compaction: the mark is gone".into()))?;
+        let reader = relocations.map(|table| table.reader);
+        let installed = writer.install_relocations(&mark, reader, self.read.segments.set());
+        installed.map_err(|error| Error::Internal(error.to_string().into()))?;
+        self.read.segments.set_table_counts(&marked.state.table_counts());
+        let views = writer.older_views();
+        drop(writer);
+        moved.map_or(Ok(()), |moved| moves.forget(&moved.forgotten))?;
+        self.tables.replace(current);
+        self.feeds.log().note_removed(&edit.remove);
+        step();
+        let segments = retired.iter().map(|tracked| tracked.segment.id()).collect();
+        turn.waiting.push(UnnamedFiles { views, segments, tables: Vec::new() });
+        Ok(retired)
     }
 
     /// The rate limit of a run: none for explicit and for urgent runs.
@@ -156,87 +294,25 @@ impl CompactionRunner {
         RateLimiter::new(limit, self.clock.elapsed())
     }
 
-    /// Adds the outputs to the segment table, so that the index may point to them.
-    fn adopt(&self, outputs: &[CompactedSegment]) -> Result<()> {
-        for output in outputs {
-            let tracked = self.read.segments.add(Arc::clone(&output.segment))?;
-            tracked.add_records(output.records);
-        }
-        Ok(())
-    }
-
-    /// Moves index entries from the old locations to the new ones, without reading the records.
-    fn install_moves(&self, rewritten: &Rewritten) -> Result<()> {
-        for some in rewritten.moved.chunks(MOVES_PER_LOCK) {
-            let guard = pin();
-            let state = self.read.index.state(&guard)?.active_memtable();
-            // The segments are looked up before the lock is taken.
-            let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
-            for moved in some {
-                let to = self.tracked(moved.to.segment, &guard)?;
-                ready.push((moved, rewritten.key_of(moved), to, self.tracked(moved.from.segment, &guard)?));
-            }
-            state.prefetch(&ready, |(_, key, ..)| key, &guard, |_| ());
-            let mut writer = state.writer();
-            for (moved, key, to, from) in ready {
-                let (old, new) = (place_of(moved.from), place_of(moved.to));
-                let relocated = writer.relocate(key, old, new, moved.len_bytes);
-                if let Some(old_len_bytes) = relocated.newest_len_bytes {
-                    to.add_live(moved.len_bytes, moved.is_tombstone);
-                    from.remove_live(old_len_bytes, moved.is_tombstone);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes tombstones from the index, unless a newer command has replaced them. Returns the
-    /// number of removed tombstones.
-    fn forget(&self, places: &[RecordPlace]) -> Result<u64> {
-        let mut forgotten = 0;
-        for some in places.chunks(MOVES_PER_LOCK) {
-            let guard = pin();
-            let mut ready = Vec::with_capacity(MOVES_PER_LOCK);
-            for place in some {
-                let tracked = self.tracked(place.segment, &guard)?;
-                let record = tracked.segment.record_at(place.offset)?;
-                ready.extend(record.command().map(|command| (*place, command)));
-            }
-            let mut writer: StateWriter<'_, Place> = self.read.index.state(&guard)?.active_memtable().writer();
-            for (place, command) in ready {
-                let is_there = writer.entry(command.key()).is_some_and(|entry| entry.location == place_of(place));
-                forgotten += u64::from(is_there && writer.remove_tombstone(command.key(), command.version()));
-            }
-        }
-        Ok(forgotten)
-    }
-
-    fn tracked<'g>(&'g self, id: u32, guard: &'g hightower_index::Guard) -> Result<&'g Arc<Tracked>> {
-        let lost = || Error::Internal(format!("compaction: segment {id} is not in the table").into());
-        self.read.segments.find(id, guard).ok_or_else(lost)
-    }
-
-    /// Removes the inputs from the segment table, and frees the files that no reader holds.
-    fn retire(&self, turn: &mut Turn, store: &SegmentStore, edit: &Edit, report: &mut RunReport) -> Result<()> {
-        let gone = self.read.segments.remove(&edit.remove);
-        self.feeds.log().note_removed(&edit.remove);
-        let gone: Vec<Arc<Segment>> = gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
-        step();
-        report.removed_segments = gone.len() as u64;
-        report.removed_bytes = gone.iter().map(|segment| u64::from(segment.len_bytes())).sum();
-        report.written_segments = edit.add.len() as u64;
-        report.written_file_bytes = edit.add.iter().map(|output| u64::from(output.segment.len_bytes())).sum();
-        turn.retired.extend(gone);
-        self.free_retired(turn, store)
-    }
-
     /// Frees the files of removed segments that no reader holds.
     pub(crate) fn free_retired(&self, turn: &mut Turn, store: &SegmentStore) -> Result<()> {
-        if turn.retired.is_empty() {
+        if turn.retired.is_empty() && turn.waiting.is_empty() {
             return Ok(());
         }
         self.feeds.give_up_removed(self.quota.is_kept() && !store.tail_stats().full);
-        // The old table is freed once all guards that could see it have ended.
+        // A replaced view or segment table is freed once all guards that could see it have ended.
+        let _ended = synchronize(0);
+        let is_unused =
+            |waiting: &mut UnnamedFiles| !waiting.views.are_in_use() || planted("files_go_before_their_views");
+        for waiting in turn.waiting.extract_if(.., is_unused).collect::<Vec<_>>() {
+            if !waiting.segments.is_empty() {
+                let gone = self.read.segments.remove(&waiting.segments);
+                turn.retired.extend(gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)));
+            }
+            for table in waiting.tables {
+                remove_if_there(store.dir().as_ref(), &table.file_name())?;
+            }
+        }
         let _ended = synchronize(0);
         let mut waiting = std::mem::take(&mut turn.retired).into_iter();
         while let Some(segment) = waiting.next() {
@@ -258,7 +334,7 @@ impl CompactionRunner {
         let store = self.store.in_use()?;
         self.free_retired(turn, &store)?;
         // Snapshots and values may hold the rest for any time; only guards are waited for.
-        if !turn.retired.is_empty() && !planted("readers_not_awaited") {
+        if turn.waiting_segments() > 0 && !planted("readers_not_awaited") {
             let _ended = synchronize(READERS_WAIT_MS);
             self.free_retired(turn, &store)?;
         }
@@ -267,8 +343,12 @@ impl CompactionRunner {
 
     /// Counts the removed segments whose files are still held.
     pub(crate) fn count_retired(&self, turn: &Turn) {
-        let bytes = turn.retired.iter().map(|segment| u64::from(segment.capacity_bytes())).sum();
-        self.quota.set_retired_bytes(bytes);
-        self.maintenance.note(|stats| stats.waiting_segments = turn.retired.len() as u64);
+        let guard = pin();
+        let of_segments = turn.waiting.iter().flat_map(|waiting| &waiting.segments);
+        let waiting = of_segments.filter_map(|id| self.read.segments.find(*id, &guard)).map(|tracked| &tracked.segment);
+        let segments: u64 = waiting.chain(&turn.retired).map(|segment| u64::from(segment.capacity_bytes())).sum();
+        let tables: u64 = turn.waiting.iter().flat_map(|waiting| &waiting.tables).map(|table| table.len_bytes).sum();
+        self.quota.set_retired_bytes(segments + tables);
+        self.maintenance.note(|stats| stats.waiting_segments = turn.waiting_segments() as u64);
     }
 }

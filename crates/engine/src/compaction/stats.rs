@@ -1,8 +1,12 @@
 //! Reports and statistics of compaction.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_compactor::Rewritten;
+use hightower_segment::{CompactedSegment, Segment};
+
+use crate::table::Tracked;
 
 /// The work of compaction from a call of
 /// [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) to its return.
@@ -51,7 +55,9 @@ pub struct CompactionStats {
     pub waiting_segments: u64,
     /// Number of written tables.
     pub checkpoints: u64,
-    /// The reason why the last background run could not write one: lack of room.
+    /// Number of rebuilds of damaged tables.
+    pub rebuilds: u64,
+    /// The reason why the last background run could not write a table: lack of room.
     pub checkpoint_failure: Option<String>,
     /// Number of consecutive failed background runs.
     pub failures: u32,
@@ -75,8 +81,18 @@ pub(crate) struct RunReport {
 impl RunReport {
     pub(crate) fn note(&mut self, rewritten: &Rewritten) {
         self.moved_records = rewritten.moved.len() as u64;
+        self.forgotten_tombstones = rewritten.forgotten.len() as u64;
         self.read_bytes = rewritten.read_bytes;
         self.written_bytes = rewritten.written_bytes;
+    }
+
+    /// Notes the files of a run.
+    pub(crate) fn note_files(&mut self, removed: &[Arc<Tracked>], written: &[CompactedSegment]) {
+        let len_bytes = |segment: &Segment| u64::from(segment.len_bytes());
+        self.removed_segments = removed.len() as u64;
+        self.removed_bytes = removed.iter().map(|tracked| len_bytes(&tracked.segment)).sum();
+        self.written_segments = written.len() as u64;
+        self.written_file_bytes = written.iter().map(|output| len_bytes(&output.segment)).sum();
     }
 }
 

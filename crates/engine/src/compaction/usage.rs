@@ -1,6 +1,5 @@
 //! The figures of the segments for the compactor.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use hightower_compactor::SegmentUsage;
@@ -9,6 +8,9 @@ use crate::mutants::planted;
 use crate::read_path::ReadPath;
 use crate::table::Tracked;
 use crate::time::StoreTime;
+
+/// The assumed length of a tombstone.
+const TOMBSTONE_LEN_BYTES: u64 = 48;
 
 /// The figures of all segments, by id. Tombstones younger than `grace` count as live.
 pub(crate) fn usage(read: &ReadPath, time: &StoreTime, grace: Duration) -> Vec<SegmentUsage> {
@@ -19,17 +21,15 @@ pub(crate) fn usage(read: &ReadPath, time: &StoreTime, grace: Duration) -> Vec<S
     // records of the sealed ones. In the reverse order, a segment that is written and sealed in
     // between could become a victim while records overtaken by its tombstones still count as live.
     let sealed: Vec<bool> = all.iter().map(|tracked| tracked.segment.is_sealed()).collect();
-    // First live records, then records retained for snapshots: a record overtaken in between counts
-    // twice. In the reverse order it would not count at all, and its segment could appear dead.
     let mut usage: Vec<_> = all
         .iter()
         .zip(sealed)
         .map(|(tracked, is_sealed)| usage_of(tracked, is_sealed, age(now_ms, tracked.segment.header().created_ms)))
         .collect();
-    let (retained, has_snapshots) = retained_records(read);
+    // A closing store starts no more runs.
+    let has_snapshots = read.index.number(|state| state.active_memtable().stats().snapshots > 0, |_| true);
     for usage in &mut usage {
-        usage.retained_records = retained.get(&usage.id).copied().unwrap_or(0);
-        // Only a scan of the records shows which tombstones a snapshot hides. Here a lower bound is
+        // Only a look at each record shows which tombstones a snapshot hides. Here a lower bound is
         // enough.
         if has_snapshots || usage.age < grace {
             usage.expired_tombstone_bytes = 0;
@@ -38,22 +38,9 @@ pub(crate) fn usage(read: &ReadPath, time: &StoreTime, grace: Duration) -> Vec<S
     usage
 }
 
-/// The number of records per segment that only snapshots read, and whether snapshots exist. The
-/// turn is held, so no record moves meanwhile.
-fn retained_records(read: &ReadPath) -> (HashMap<u32, u64>, bool) {
-    let mut retained = HashMap::new();
-    // A closing store starts no more runs.
-    let Ok(state) = read.index.handle() else { return (retained, true) };
-    // By their number, not by the seqno of the oldest: a registering snapshot has none yet.
-    let state = state.active_memtable();
-    let has_snapshots = state.stats().snapshots > 0;
-    state.for_each_retained(|_, place| *retained.entry(place.segment).or_default() += 1);
-    (retained, has_snapshots)
-}
-
 fn usage_of(tracked: &Tracked, is_sealed: bool, age: Duration) -> SegmentUsage {
     let header = tracked.segment.header();
-    // In this order: records exist before they are live.
+    // In this order: a record exists before its entry.
     let live_records = tracked.live_records();
     SegmentUsage {
         id: header.id,
@@ -65,7 +52,7 @@ fn usage_of(tracked: &Tracked, is_sealed: bool, age: Duration) -> SegmentUsage {
         live_records,
         live_bytes: tracked.live_bytes(),
         retained_records: 0,
-        expired_tombstone_bytes: tracked.tombstone_bytes(),
+        expired_tombstone_bytes: tracked.tombstones() * TOMBSTONE_LEN_BYTES,
         age,
     }
 }

@@ -9,6 +9,7 @@ use crate::engine::SingleNodeEngine;
 use crate::feed::{FeedHub, FeedLog, FeedParts};
 use crate::lifecycle::{LifeParts, Lifecycle};
 use crate::maintenance::{Maintenance, Turn};
+use crate::memory_budget::MemoryBudget;
 use crate::open::Opened;
 use crate::open_index::OpenIndex;
 use crate::open_store::OpenStore;
@@ -24,32 +25,46 @@ impl SingleNodeEngine {
     pub(crate) fn compose(opened: Opened) -> Self {
         let Opened { config, components, panics, fork_guard, lock, report, .. } = opened;
         let durability = config.effective_durability();
-        let turn = Turn { flushed: opened.flushed, ..Turn::default() };
+        let turn = Turn::default();
         let (config, time) = (&Arc::new(config), &Arc::new(opened.time));
         let (segment_store, log) = opened.log.unzip();
         let index = OpenIndex::new(opened.state, fork_guard);
-        let read = &Arc::new(ReadPath::new(index, opened.segments, config.data_dir.clone(), lock));
+        let background = &Arc::default();
+        let tables = &Arc::new(Tables::new(opened.tables, background));
+        let read = &Arc::new(ReadPath::new(index, opened.segments, tables, config.data_dir.clone(), lock));
         let store = &Arc::new(OpenStore::new(segment_store, fork_guard));
         let log = &Arc::new(CommitLock::new(log));
-        let maintenance = &Arc::new(Maintenance::new(turn, time.now_ms()));
+        let maintenance = &Arc::new(Maintenance::new(turn, background, time.now_ms()));
         let bell = &Arc::default();
         let sync = &Arc::new(SyncPath::new(&components, read, store, bell));
         let segments = read.segments.all().into_iter().map(|tracked| Arc::clone(&tracked.segment));
         let feed_log = FeedLog::new(opened.history, segments);
         let parts = FeedParts { read, store, sync, bell };
         let feeds = &FeedHub::new(&components, config.max_feed_lag_bytes, feed_log, &parts);
-        let tables = &Arc::new(Tables::new(opened.tables));
         let quota = &Arc::new(DiskQuota::new(config, read, store, tables));
         let tail = &Arc::new(TailUpkeep::new(&components, &TailParts { config, time, read, log, store, quota }));
-        let parts = WriteParts { time, read, log, store, sync, tail, quota, maintenance, feeds, bell };
-        let write = Arc::new(WritePath::new(config, &parts));
-        let parts = FlushParts { read, log, store, sync, tables, maintenance };
+        let budget = &Arc::new(MemoryBudget::new(config, &components.clock, read, tables, maintenance));
+        let parts = FlushParts { read, log, store, sync, tables, maintenance, budget };
         let flusher = &Arc::new(TableFlusher::new(&components, &parts));
-        let parts = RunnerParts { config, time, read, store, sync, quota, maintenance, feeds };
+        let parts = WriteParts { budget, flusher, time, read, log, store, sync, tail, quota, maintenance, feeds, bell };
+        let write = Arc::new(WritePath::new(config, &parts));
+        let parts = RunnerParts { config, time, read, store, sync, quota, maintenance, feeds, tables, flusher };
         let runner = &Arc::new(CompactionRunner::new(&components, &parts));
         let panics = &panics;
-        let parts =
-            CompactionParts { config, panics, time, read, log, store, tail, maintenance, flusher, runner, feeds };
+        let parts = CompactionParts {
+            config,
+            panics,
+            time,
+            read,
+            log,
+            store,
+            tail,
+            maintenance,
+            budget,
+            flusher,
+            runner,
+            feeds,
+        };
         let compaction = Arc::new(Compaction::new(&components, &parts));
         let life = Lifecycle::new(LifeParts {
             panics: Arc::clone(panics),
@@ -74,6 +89,7 @@ impl SingleNodeEngine {
             sync: Arc::clone(sync),
             maintenance: Arc::clone(maintenance),
             tables: Arc::clone(tables),
+            budget: Arc::clone(budget),
             flusher: Arc::clone(flusher),
             life: Arc::new(life),
             components,

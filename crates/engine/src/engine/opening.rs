@@ -31,7 +31,7 @@ impl SingleNodeEngine {
     }
 
     /// Opens the store in `data_dir` with the default settings, and creates it if none exists. It
-    /// costs a read of the keys in its tables, and of the log behind what they cover.
+    /// costs a read of the log behind what its tables cover; their keys are not read.
     ///
     /// ```
     /// use hightower_engine::SingleNodeEngine;
@@ -63,8 +63,8 @@ impl SingleNodeEngine {
     }
 
     /// Opens a store, and creates it if none exists. Unfinished writes of a crash are dropped and
-    /// reported in [`open_report`](Self::open_report). It costs a read of the keys in its
-    /// tables, and of the log behind what they cover.
+    /// reported in [`open_report`](Self::open_report). It costs a read of the log
+    /// behind what its tables cover; their keys are not read.
     ///
     /// # Errors
     ///
@@ -196,6 +196,7 @@ mod tests {
     use crate::load::TablesUse;
     use crate::open::{OpenReport, Opened};
     use crate::table::Segments;
+    use crate::tables::CurrentTables;
     use crate::time::StoreTime;
 
     /// Sees when the index is freed, which owns it.
@@ -246,8 +247,7 @@ mod tests {
                 history: Default::default(),
                 log: None,
                 lock: None,
-                flushed: None,
-                tables: Vec::new(),
+                tables: CurrentTables::default(),
                 report: OpenReport {
                     recovery: RecoveryReport::default(),
                     tables: TablesUse::None,

@@ -70,8 +70,9 @@ impl SingleNodeEngine {
 
     /// Flushes the index: writes a table of all keys and the places of their records, which
     /// replaces the earlier ones, so that the next open is fast even after a crash. The log up to
-    /// there is durable then. Writes may run meanwhile. Costs time in proportion to the keys, and
-    /// takes disk space for the new table beside the old one.
+    /// there is durable then. If a read has met a damaged table, all tables are first rebuilt from
+    /// the log. Writes may run meanwhile. Costs time in proportion to the keys, and takes disk
+    /// space for the new table beside the old one.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -84,6 +85,7 @@ impl SingleNodeEngine {
     ///
     /// # Errors
     ///
+    /// [`Error::Corrupt`] if the log is damaged from which a damaged table is rebuilt,
     /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`].
     pub fn checkpoint(&self) -> Result<()> {
         self.store.check_writable()?;

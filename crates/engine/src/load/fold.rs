@@ -1,9 +1,9 @@
-//! Building a store's state from its files: the tables, and the log beyond the position they cover.
+//! The state of a store from its files: the tables as levels, and the log beyond the position that
+//! they cover in the active memtable.
 //!
-//! Threads share all of this work. Each segment is read and verified by one thread. Then the
-//! records are partitioned by key range. For each range one thread sorts its records, decodes and
-//! verifies the tables' blocks, merges both (the highest version wins), and builds a run of the
-//! index. At the end the runs are joined.
+//! Threads share the work on the log. Each segment is read and verified by one thread. Then the
+//! records are partitioned by key range. For each range one thread sorts its records, takes the
+//! newest of each key, and builds a run of the index. At the end the runs are joined.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,18 +11,19 @@ use std::sync::Arc;
 use hightower_index::pin;
 use hightower_log::SegmentHeader;
 use hightower_segment::{CoveredPosition, Dir, NamedTables, RecoveryReport, Segment};
-use hightower_state::{LeveledKvState, LoadRun, StateError};
+use hightower_state::LeveledKvState;
+use hightower_table::{SegmentCounts, TableReader};
 
 use crate::components::Components;
 use crate::error::{Error, Result};
-use crate::load::merge::{Merged, Plan, Sums, Unusable};
+use crate::load::merge::{Merged, Plan};
 use crate::load::progress::{ABORTED, OpenPhase, OpenProgress, ReplayMeter, Watch};
 use crate::load::records::{HELD_MAX, Rest, read};
 use crate::mutants::planted;
 use crate::parallel::{in_pieces, threads};
 use crate::place::Place;
 use crate::table::Segments;
-use crate::tables::{OpenTables, TableStats};
+use crate::tables::{CurrentTables, TableStats, open_tables};
 
 /// The use of the tables that the manifest names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,22 +31,21 @@ use crate::tables::{OpenTables, TableStats};
 pub enum TablesUse {
     /// The manifest names no table.
     None,
-    /// They were loaded, and only the log beyond the position they cover was replayed.
+    /// They are in use, and only the log beyond the position they cover was replayed.
     Loaded {
         /// The number of tables.
         tables: u64,
         /// The number of their entries in existing segments.
         entries: u64,
     },
-    /// One of them was unusable, and the whole log was replayed. The next table replaces them.
+    /// One of them was unusable. All were rebuilt from the log; without room for that, or without
+    /// the right to write, the whole log was replayed into memory.
     Rebuilt {
         /// The file, and what is wrong with it.
         reason: String,
     },
 }
 
-/// Approximate number of a table's keys in a range.
-const KEYS_PER_RANGE: u64 = 24 << 10;
 /// Number of runs per thread: enough that a slow thread delays the others little, and few, because
 /// each run leaves a part of its last huge page unused.
 const RUNS_PER_THREAD: usize = 4;
@@ -59,12 +59,13 @@ pub(crate) struct Fold {
     pub(crate) segments: Segments,
     pub(crate) replayed_records: u64,
     pub(crate) tables_use: TablesUse,
-    /// The loaded tables.
-    pub(crate) tables: Vec<TableStats>,
+    /// The tables in use.
+    pub(crate) tables: CurrentTables,
 }
 
 impl Fold {
-    /// Builds the state from all `segments`, and from the tables of a list.
+    /// Builds the state from all `segments`, and from the tables of a list if all of them are
+    /// usable.
     pub(crate) fn of(
         dir: &dyn Dir,
         list: &NamedTables,
@@ -73,26 +74,58 @@ impl Fold {
         components: &Components,
         watch: Watch<'_>,
     ) -> Result<Self> {
-        if list.newest_first.is_empty() {
-            return Self::without_tables(segments, report, components, watch);
-        }
-        let mut fold = Self::empty(segments, report, components)?;
-        let loaded = OpenTables::open(dir, list)
-            .map_err(Unusable::Because)
-            .and_then(|opened| fold.build(segments, &opened, watch).map(|entries| (entries, opened)));
-        match loaded {
-            Ok((entries, opened)) => {
-                fold.tables = opened.stats();
-                fold.tables_use = TablesUse::Loaded { tables: fold.tables.len() as u64, entries };
-                Ok(fold)
-            }
-            Err(Unusable::Because(reason)) => {
+        match Self::with_tables(dir, list, segments, report, components, watch)? {
+            Ok(fold) => Ok(fold),
+            Err(reason) => {
                 let mut fold = Self::without_tables(segments, report, components, watch)?;
                 fold.tables_use = TablesUse::Rebuilt { reason };
                 Ok(fold)
             }
-            Err(Unusable::Failed(error)) => Err(error),
         }
+    }
+
+    /// Builds the state from the tables of a list and the segments behind the position that they
+    /// cover. The inner error is the reason why a table cannot be used.
+    pub(crate) fn with_tables(
+        dir: &dyn Dir,
+        list: &NamedTables,
+        segments: &[Arc<Segment>],
+        report: &RecoveryReport,
+        components: &Components,
+        watch: Watch<'_>,
+    ) -> Result<Result<Self, String>> {
+        if list.newest_first.is_empty() {
+            return Self::without_tables(segments, report, components, watch).map(Ok);
+        }
+        let mut fold = Self::empty(segments, report, components)?;
+        let entries = match open_tables(dir, list).and_then(|tables| fold.use_tables(&tables, list)) {
+            Ok(entries) => entries,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        fold.tables_use = TablesUse::Loaded { tables: list.newest_first.len() as u64, entries };
+        fold.replay(segments, &list.covered, watch)?;
+        Ok(Ok(fold))
+    }
+
+    /// Makes the tables levels of the state; returns the number of their entries in existing
+    /// segments. The error is the reason why they cannot be used.
+    fn use_tables(&mut self, tables: &[Arc<TableReader>], list: &NamedTables) -> Result<u64, String> {
+        let replaced = self.state.writer().replace_all_tables(tables.to_vec(), self.segments.set());
+        replaced.map_err(|error| error.to_string())?;
+        let counts = self.state.table_counts();
+        let guard = pin();
+        for counts in &counts {
+            // Each record has at most one entry.
+            let records = self.segments.find(counts.segment, &guard).map_or(0, |tracked| tracked.records());
+            if counts.entries > records {
+                let SegmentCounts { segment, entries, .. } = counts;
+                return Err(format!("tables with {entries} entries for the {records} records of segment {segment}"));
+            }
+        }
+        self.segments.set_table_counts(&counts);
+        let stats = tables.iter().map(|table| TableStats::of(table)).collect();
+        self.tables = CurrentTables { list: list.clone(), stats };
+        Ok(counts.iter().map(|counts| counts.entries).sum())
     }
 
     /// Builds the state from the whole log.
@@ -103,53 +136,47 @@ impl Fold {
         watch: Watch<'_>,
     ) -> Result<Self> {
         let mut fold = Self::empty(segments, report, components)?;
-        match fold.build(segments, &OpenTables::default(), watch) {
-            Ok(_) => Ok(fold),
-            Err(Unusable::Failed(error)) => Err(error),
-            Err(Unusable::Because(reason)) => Err(Error::Validation(reason.into())),
-        }
+        fold.replay(segments, &CoveredPosition::default(), watch)?;
+        Ok(fold)
     }
 
     fn empty(segments: &[Arc<Segment>], report: &RecoveryReport, components: &Components) -> Result<Self> {
-        let table = Segments::default();
         let found: HashMap<u32, u64> = report.segments.iter().map(|found| (found.id, found.records)).collect();
-        for segment in segments {
-            let records = found.get(&segment.id()).copied().unwrap_or(0);
-            table.add(Arc::clone(segment))?.add_records(records);
-        }
+        let records_of = |segment: &Arc<Segment>| found.get(&segment.id()).copied().unwrap_or(0);
+        let table = Segments::of(segments.iter().map(|segment| (Arc::clone(segment), records_of(segment))))?;
         Ok(Self {
             state: components.empty_state()?,
             segments: table,
             replayed_records: 0,
             tables_use: TablesUse::None,
-            tables: Vec::new(),
+            tables: CurrentTables::default(),
         })
     }
 
-    /// Builds the state; returns the number of used entries of the tables.
-    fn build(&mut self, segments: &[Arc<Segment>], tables: &OpenTables, watch: Watch<'_>) -> Result<u64, Unusable> {
-        let rest = rest_of(segments, &tables.covered);
+    /// Fills the active memtable from the log beyond a position.
+    fn replay(&mut self, segments: &[Arc<Segment>], covered: &CoveredPosition, watch: Watch<'_>) -> Result<()> {
+        let rest = rest_of(segments, covered);
         let mut meter = ReplayMeter { done: 0, total: rest.iter().map(Rest::len_bytes).sum(), watch };
-        let pending = read(&rest, HELD_MAX, &mut meter).map_err(Unusable::Failed)?;
+        let pending = read(&rest, HELD_MAX, &mut meter)?;
         self.replayed_records = pending.records;
-        let cuts = tables.cuts(KEYS_PER_RANGE)?;
-        let plan = Plan::new(tables, segments, pending, &cuts);
-        let ranges = self.build_ranges(&plan, meter.watch)?;
-
-        let mut entries = 0;
-        let mut runs = Vec::with_capacity(ranges.len());
-        for Merged { run, live, used_entries } in ranges {
-            self.add_live(&plan, &live);
-            entries += used_entries;
+        let plan = Plan::new(pending);
+        let guard = pin();
+        let mut runs = Vec::new();
+        for Merged { run, counts } in self.build_ranges(&plan, meter.watch)? {
+            for counts in &counts {
+                if let Some(tracked) = self.segments.find(counts.segment, &guard) {
+                    tracked.add_loaded(counts);
+                }
+            }
             runs.push(run);
         }
-        self.join(runs)?;
-        Ok(entries)
+        let joined = self.state.active_memtable().writer().load_runs(runs, threads());
+        joined.map(drop).map_err(|error| Error::Internal(error.to_string().into()))
     }
 
     /// Builds all ranges, adjacent ones in one run.
-    fn build_ranges(&self, plan: &Plan<'_>, watch: Watch<'_>) -> Result<Vec<Merged>, Unusable> {
-        let total = plan.ranges.len();
+    fn build_ranges(&self, plan: &Plan<'_>, watch: Watch<'_>) -> Result<Vec<Merged>> {
+        let total = plan.ranges;
         let per_run = (total / (RUNS_PER_THREAD * threads())).clamp(1, MAX_RANGES_PER_RUN);
         let mut done = 0;
         let runs = in_pieces(
@@ -160,26 +187,7 @@ impl Fold {
                 watch(OpenProgress { phase: OpenPhase::Index, done: done as u64, total: total as u64 })
             },
         );
-        runs.ok_or(Unusable::Failed(ABORTED))?.into_iter().collect()
-    }
-
-    fn join(&self, runs: Vec<LoadRun<Place>>) -> Result<(), Unusable> {
-        let joined = self.state.active_memtable().writer().load_runs(runs, threads());
-        joined.map(|_| ()).map_err(|error| match error {
-            StateError::KeysOutOfOrder => Unusable::Because("its keys are not in order".into()),
-            other => Unusable::Failed(Error::Validation(other.to_string().into())),
-        })
-    }
-
-    /// Records the live bytes of each segment.
-    fn add_live(&self, plan: &Plan<'_>, live: &[(usize, Sums)]) {
-        let guard = pin();
-        for (at, sums) in live {
-            let id = plan.segment_ids.get(*at).copied().unwrap_or_default();
-            if let Some(tracked) = self.segments.find(id, &guard) {
-                tracked.add_loaded(sums.records, sums.bytes, sums.tombstone_bytes);
-            }
-        }
+        runs.ok_or(ABORTED)?.into_iter().collect()
     }
 }
 

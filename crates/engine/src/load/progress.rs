@@ -10,6 +10,8 @@ use crate::error::Error;
 pub enum OpenPhase {
     /// Building the index from the tables and the replayed records.
     Index,
+    /// Reading the log up to the position that damaged tables cover, to rebuild them.
+    Rebuild,
     /// Reading the log beyond the position that the tables cover.
     Replay,
 }

@@ -105,6 +105,7 @@ pub(crate) struct World {
     mode: AppendMode,
     seed: u64,
     background: Background,
+    index_memory_bytes: u64,
 }
 
 pub(crate) fn config(mode: AppendMode) -> StoreConfig {
@@ -187,6 +188,13 @@ impl World {
         Self::with_background(mode, seed, Background::Threads)
     }
 
+    /// The same with a budget for the memory of the index, from the first reopening on.
+    pub(crate) fn with_index_memory(mut self, index_memory_bytes: u64) -> Self {
+        self.index_memory_bytes = index_memory_bytes;
+        self.step(&Step::Close);
+        self
+    }
+
     /// A world whose file system has the same operations in each run.
     pub(crate) fn repeatable(mode: AppendMode, seed: u64) -> Self {
         Self::with_background(mode, seed, Background::Caller)
@@ -214,12 +222,14 @@ impl World {
             mode,
             seed,
             background,
+            index_memory_bytes: 256 << 20,
         }
     }
 
     fn open(&self, fs: &SimFs) -> SingleNodeEngine {
         let seed = self.seed ^ self.digests.len() as u64;
-        open_with(fs, config(self.mode), seed, self.background).unwrap()
+        let config = config(self.mode).with_index_memory_bytes(self.index_memory_bytes);
+        open_with(fs, config, seed, self.background).unwrap()
     }
 
     fn engine(&self) -> &SingleNodeEngine {

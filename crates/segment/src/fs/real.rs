@@ -280,6 +280,7 @@ impl Dir for RealDir {
             total_bytes: bytes(found.f_blocks),
             available_bytes: bytes(found.f_bavail),
             for_name_bytes: bytes(blocks_for_name(&self.descriptor)?),
+            available_files: if found.f_files == 0 { u64::MAX } else { found.f_favail },
         })
     }
 

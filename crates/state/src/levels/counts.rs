@@ -1,16 +1,17 @@
 //! Counts. They are computed from the levels; a change of a key updates no counts per segment.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hightower_index::pin;
 use hightower_table::{MergeSource, SegmentCounts, TableError};
 
 use crate::inner::SnapshotRegistration;
-use crate::levels::merged_scan::MemtableSource;
+use crate::levels::merged_scan::{MemtableSource, whole_merge};
 use crate::levels::snapshot::LeveledSnapshot;
 use crate::levels::state::LeveledKvState;
 use crate::levels::table_list::TableLevel;
-use crate::levels::view::{LowerLevels, View};
+use crate::levels::view::{LowerLevels, Memtable, View};
 use crate::location::Location;
 use crate::mutants::planted;
 use crate::range_scan::Visited;
@@ -92,21 +93,87 @@ impl<L: Location> LeveledKvState<L> {
     /// ```
     #[must_use]
     pub fn segment_counts(&self) -> Vec<SegmentCounts> {
-        let snapshot = std::sync::Arc::new(SnapshotRegistration::new(self.inner()));
-        let view = std::sync::Arc::clone(&snapshot.view);
+        let snapshot = Arc::new(SnapshotRegistration::new(self.inner()));
         let mut sums = BTreeMap::new();
-        for memtable in view.memtables() {
-            let mut source = MemtableSource::<L>::whole(memtable.clone(), std::sync::Arc::clone(&snapshot));
-            while source.advance() == Ok(true) {
-                let entry = source.entry();
-                let (segment, tombstones) = (entry.pointer.segment, u64::from(entry.is_tombstone()));
-                add(&mut sums, SegmentCounts { segment, entries: 1, len_bytes: entry.len_bytes.into(), tombstones });
-            }
+        for memtable in snapshot.view.memtables() {
+            count_entries::<L>(memtable, &snapshot, &mut sums);
         }
+        if let Some(lower) = snapshot.view.lower.as_deref() {
+            lower.tables.iter().flat_map(|table| existing(lower, table)).for_each(|counts| add(&mut sums, *counts));
+        }
+        sums.into_values().collect()
+    }
+
+    /// For each segment, the number of entries of tables that point into it, their bytes and their
+    /// tombstones: [`segment_counts`](Self::segment_counts) without the memtables. Costs a step for
+    /// each table and segment.
+    #[must_use]
+    pub fn table_counts(&self) -> Vec<SegmentCounts> {
+        let guard = pin();
+        let view = self.inner().view(&guard);
+        let mut sums = BTreeMap::new();
         if let Some(lower) = view.lower.as_deref() {
             lower.tables.iter().flat_map(|table| existing(lower, table)).for_each(|counts| add(&mut sums, *counts));
         }
         sums.into_values().collect()
+    }
+
+    /// For each segment, the entries that a higher level hides at this moment: they stay hidden, so
+    /// their records are dead. Costs a pass over all keys.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    ///
+    /// ```
+    /// // There is one level.
+    /// assert_eq!(hightower_state::LeveledKvState::<u32>::new().hidden_counts()?, []);
+    /// # Ok::<(), hightower_state::TableError>(())
+    /// ```
+    pub fn hidden_counts(&self) -> Result<Vec<SegmentCounts>, TableError> {
+        let snapshot = Arc::new(SnapshotRegistration::new(self.inner()));
+        let Some(lower) = snapshot.view.lower.as_deref() else { return Ok(Vec::new()) };
+        // The entries of all lower levels, minus the visible ones of them.
+        let mut hidden = BTreeMap::new();
+        for memtable in snapshot.view.frozen() {
+            count_entries::<L>(memtable, &snapshot, &mut hidden);
+        }
+        lower.tables.iter().flat_map(|table| existing(lower, table)).for_each(|counts| add(&mut hidden, *counts));
+        // Before the merge, which leaves an empty memtable out: a commit may fill it in between.
+        // Then its entries count as visible ones of lower levels, which only hides less.
+        let first_lower = usize::from(!snapshot.view.active.map.is_empty());
+        let mut merge = whole_merge::<L>(&snapshot);
+        while merge.advance()? {
+            let entry = merge.entry();
+            let is_lower = merge.level().is_some_and(|level| level >= first_lower);
+            if let Some(sum) = hidden.get_mut(&entry.pointer.segment).filter(|_| is_lower) {
+                sum.entries = sum.entries.saturating_sub(1);
+                sum.len_bytes = sum.len_bytes.saturating_sub(entry.len_bytes.into());
+                sum.tombstones = sum.tombstones.saturating_sub(entry.is_tombstone().into());
+            }
+        }
+        Ok(hidden.into_values().filter(|counts| counts.entries > 0).collect())
+    }
+
+    /// Bounds of the number of existing keys, without a pass over them.
+    #[must_use]
+    pub fn key_bounds(&self) -> KeyCountBounds {
+        key_bounds(self.inner().view(&pin()))
+    }
+
+    /// The bytes of the memtables of the current view.
+    #[must_use]
+    pub fn memtable_bytes(&self) -> usize {
+        self.inner().view(&pin()).memtables().map(|memtable| memtable.map.memory_bytes()).sum()
+    }
+
+    /// The number of tombstones in all levels. Those of different levels may be of one key.
+    #[must_use]
+    pub fn tombstones(&self) -> u64 {
+        let guard = pin();
+        let memtables = self.inner().view(&guard).memtables();
+        let of_memtables: u64 = memtables.map(|memtable| memtable.counts.tombstones() as u64).sum();
+        of_memtables + self.table_counts().iter().map(|counts| counts.tombstones).sum::<u64>()
     }
 
     /// The sizes of the levels. Takes the writer's lock briefly.
@@ -159,6 +226,20 @@ fn add(sums: &mut BTreeMap<u32, SegmentCounts>, counts: SegmentCounts) {
     sum.entries += counts.entries;
     sum.len_bytes += counts.len_bytes;
     sum.tombstones += counts.tombstones;
+}
+
+/// Adds the entries of a memtable.
+fn count_entries<L: Location>(
+    memtable: &Memtable,
+    snapshot: &Arc<SnapshotRegistration>,
+    sums: &mut BTreeMap<u32, SegmentCounts>,
+) {
+    let mut source = MemtableSource::<L>::whole(memtable.clone(), Arc::clone(snapshot));
+    while source.advance() == Ok(true) {
+        let entry = source.entry();
+        let (segment, tombstones) = (entry.pointer.segment, u64::from(entry.is_tombstone()));
+        add(sums, SegmentCounts { segment, entries: 1, len_bytes: entry.len_bytes.into(), tombstones });
+    }
 }
 
 /// A table's counts for the segments that exist.

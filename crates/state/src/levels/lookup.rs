@@ -149,13 +149,24 @@ impl<'a> TableSearch<'a> {
     /// Costs some blocks per table.
     pub(crate) fn entry(&self) -> Result<Option<TableEntry>, TableError> {
         for table in &self.lower.tables {
-            if let Some(entry) = table.reader.get(self.key)?
-                && self.segments.contains(entry.pointer.segment)
-            {
+            if let Some(entry) = self.entry_in(table)? {
                 return Ok(Some(entry));
             }
         }
         Ok(None)
+    }
+
+    /// Calls `each` with the entry of the key in each table that has one.
+    pub(crate) fn for_each_entry(&self, mut each: impl FnMut(TableEntry)) -> Result<(), TableError> {
+        for table in &self.lower.tables {
+            self.entry_in(table)?.into_iter().for_each(&mut each);
+        }
+        Ok(())
+    }
+
+    /// The existing entry of the key in a table.
+    fn entry_in(&self, table: &TableLevel) -> Result<Option<TableEntry>, TableError> {
+        Ok(table.reader.get(self.key)?.filter(|entry| self.segments.contains(entry.pointer.segment)))
     }
 }
 

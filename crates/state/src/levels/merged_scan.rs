@@ -26,9 +26,9 @@ pub(crate) struct AllLevels<L> {
 }
 
 /// Yields the topmost existing entry of each key.
-type Merge<L> = LevelMerge<LevelSource<L>, fn(u32) -> bool>;
+pub(crate) type Merge<L> = LevelMerge<LevelSource<L>, fn(u32) -> bool>;
 
-enum LevelSource<L> {
+pub(crate) enum LevelSource<L> {
     Memtable(Box<MemtableSource<L>>),
     Table(Box<TableSource>),
 }
@@ -47,7 +47,7 @@ pub struct MemtableSource<L> {
 }
 
 /// The entries of a table that exist.
-struct TableSource {
+pub(crate) struct TableSource {
     range: TableRange<Arc<TableReader>>,
     segments: SegmentSet,
 }
@@ -98,6 +98,12 @@ impl<L: Location> ScanSource for AllLevels<L> {
     fn start_again(&mut self) {
         *self = Self::default();
     }
+}
+
+/// A forward merge of all levels of a snapshot, without empty memtables.
+pub(crate) fn whole_merge<L: Location>(snapshot: &Arc<SnapshotRegistration>) -> Merge<L> {
+    let middle = ScanMiddle { from: Bound::Unbounded, to: Bound::Unbounded };
+    merge_of(&ScanPart { snapshot, middle: &middle, end: RangeEnd::Front, live_only: false, items: 0 })
 }
 
 /// A merge of all levels over the middle, from one end.

@@ -162,6 +162,31 @@ impl<L: Location> LeveledKvState<L> {
         Ok(below.and_then(|entry| record_of(&entry)))
     }
 
+    /// Calls `each` with the entry that each level below the active memtable has of a key, topmost
+    /// level first, hidden ones too. Costs some blocks per table.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Corrupt`] if a table is damaged.
+    pub fn entries_below(
+        &self,
+        key: &[u8],
+        guard: &Guard,
+        mut each: impl FnMut(EntryRecord<L>),
+    ) -> Result<(), TableError> {
+        let view = self.inner().view(guard);
+        let frozen = view.frozen().iter().filter_map(|memtable| memtable.get(key, guard));
+        frozen.for_each(|entry| each(EntryRecord::new(&entry.newest())));
+        TableSearch::new(view, key)
+            .map_or(Ok(()), |search| search.for_each_entry(|entry| record_of(&entry).into_iter().for_each(&mut each)))
+    }
+
+    /// Whether a live snapshot may read below `seq`, which must be published.
+    #[must_use]
+    pub fn has_snapshot_below(&self, seq: u64) -> bool {
+        self.inner().mvcc.registry.may_read_below(seq)
+    }
+
     /// Looks up the newest command of a key below the active memtable, for
     /// [`LeveledWriter::newest_of`]. Call it before taking the writer's lock. `read` works as in
     /// [`TableSearch::find`], and returns the record's version and kind.

@@ -13,6 +13,7 @@ use crate::error::StateError;
 use crate::inner::{SnapshotRegistration, StateInner};
 use crate::levels::lookup::LookedBelow;
 use crate::levels::merged_scan::MemtableSource;
+use crate::levels::older_views::OlderViews;
 use crate::levels::segment_set::SegmentSet;
 use crate::levels::spare::SpareMemtable;
 use crate::levels::table_list::TableMark;
@@ -134,7 +135,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
         self.inner.forgotten_seq.fetch_max(self.inner.visible(), Ordering::SeqCst);
         self.writer.state().replace_index(spare.index);
         let frozen = old.clone();
-        self.inner.publish(
+        let older = self.inner.publish(
             |view| {
                 let mut lower = view.lower.as_deref().cloned().unwrap_or_default();
                 lower.frozen.insert(0, frozen);
@@ -142,6 +143,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
             },
             guard,
         );
+        self.writer.state().note_older(older);
         let last_seq = self.inner.visible();
         Some(FrozenMemtable { memtable: old, inner: Arc::clone(self.inner), last_seq, location: PhantomData })
     }
@@ -256,7 +258,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
     /// Publishes the tables of the list, without the memtable that has become one of them.
     fn publish_tables(&mut self, flushed: Option<&Memtable>, segments: Option<SegmentSet>, guard: &Guard) {
         let tables = self.writer.state().tables.tables();
-        self.inner.publish(
+        let older = self.inner.publish(
             |view| {
                 let lower = view.lower.as_deref().cloned().unwrap_or_default();
                 let frozen = lower.frozen.into_iter().filter(|each| !flushed.is_some_and(|flushed| each.is(flushed)));
@@ -267,6 +269,13 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
             },
             guard,
         );
+        self.writer.state().note_older(older);
+    }
+
+    /// The views before the current one that are still in use.
+    #[must_use]
+    pub fn older_views(&mut self) -> OlderViews {
+        OlderViews::new(self.writer.state().older_views.clone())
     }
 
     /// The bytes of memtables that the current view no longer has, but other views may have.

@@ -1,25 +1,19 @@
-//! Tests of reads, snapshots and commits of an engine whose keys are in several levels.
+//! Histories of an engine whose keys are in several levels, beside a model: flushes, merges,
+//! compactions and reopenings between all kinds of writes and reads.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here, and says what it saw")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends here, and says what it saw"
+)]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
-use hightower_index::pin;
-use hightower_log::Command;
-use hightower_state::{FrozenMemtable, SegmentSet};
-use hightower_table::{TableOptions, TableReader, TableWriter};
+use hightower_engine::{Batch, Command, Entry, Error, Expect, SingleNodeEngine, Snapshot, StoreConfig, TablesUse};
 use tempfile::TempDir;
-
-use crate::batch::Batch;
-use crate::config::StoreConfig;
-use crate::engine::SingleNodeEngine;
-use crate::error::Error;
-use crate::expect::Expect;
-use crate::place::Place;
-use crate::snapshot::{Entry, Snapshot};
 
 /// A key's version and value.
 type Model = BTreeMap<String, (u64, String)>;
@@ -28,29 +22,24 @@ type Model = BTreeMap<String, (u64, String)>;
 struct World {
     engine: SingleNodeEngine,
     model: Model,
-    levels: Levels,
+    dir: TempDir,
+    index_memory_bytes: u64,
 }
 
-/// The levels below the active memtable.
-struct Levels {
-    /// Oldest first.
-    frozen: Vec<FrozenMemtable<Place>>,
-    tables: u64,
-    dir: TempDir,
+fn open(dir: &TempDir, index_memory_bytes: u64) -> SingleNodeEngine {
+    let mut config = StoreConfig::at(dir.path().join("kv"))
+        .with_compaction_interval(Duration::ZERO)
+        .with_index_memory_bytes(index_memory_bytes)
+        .with_max_segment_size(4 << 10)
+        .with_min_segment_size(4 << 10);
+    config.compaction.tombstone_grace = Duration::ZERO;
+    SingleNodeEngine::with_config(config).unwrap()
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(index_memory_bytes: u64) -> Self {
         let dir = TempDir::new().unwrap();
-        let config = StoreConfig {
-            compaction_interval: Duration::ZERO,
-            max_segment_size: 16 << 10,
-            min_segment_size: 4 << 10,
-            checkpoint_after_compaction: false,
-            ..StoreConfig::at(dir.path().join("kv"))
-        };
-        let engine = SingleNodeEngine::with_config(config).unwrap();
-        Self { engine, model: Model::new(), levels: Levels { frozen: Vec::new(), tables: 0, dir } }
+        Self { engine: open(&dir, index_memory_bytes), model: Model::new(), dir, index_memory_bytes }
     }
 
     fn put(&mut self, key: &str, value: &str) {
@@ -71,35 +60,6 @@ impl World {
             assert_eq!(found.as_ref().map(|(value, version)| (value.as_str().unwrap(), *version)), expected, "{key}");
             assert_eq!(self.engine.contains_key(key).unwrap(), expected.is_some(), "{key}");
         }
-    }
-}
-
-impl Levels {
-    fn freeze(&mut self, engine: &SingleNodeEngine) {
-        let guard = pin();
-        let state = engine.read.index.state(&guard).unwrap();
-        let spare = state.spare_memtable();
-        let _log = engine.log.lock().unwrap();
-        self.frozen.extend(state.writer().freeze(spare, &guard));
-    }
-
-    /// Writes the oldest frozen memtable to a table.
-    fn flush(&mut self, engine: &SingleNodeEngine) {
-        if self.frozen.is_empty() {
-            return;
-        }
-        let frozen = self.frozen.remove(0);
-        self.tables += 1;
-        let name = format!("{}.tbl", self.tables);
-        let dir = engine.components.fs.open_dir(self.dir.path()).unwrap();
-        let mut table = TableWriter::create(&dir, &name, TableOptions::new(self.tables, 7, 9)).unwrap();
-        table.push_all(&mut frozen.source(), &mut |_| ControlFlow::Continue(())).unwrap();
-        table.finish().unwrap();
-        let table = Arc::new(TableReader::open(dir.as_ref(), &name).unwrap());
-        let segments = SegmentSet::new(engine.read.segments.all().iter().map(|tracked| tracked.segment.id()));
-        let state = engine.read.index.handle().unwrap();
-        state.writer().install_flushed(&frozen, Some(table), segments).unwrap();
-        state.reclaim();
     }
 }
 
@@ -148,7 +108,8 @@ fn every_read_and_every_commit_equals_the_model_while_levels_move() {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (number >> 33) % below
         };
-        let mut world = World::new();
+        // With a few KiB, memtables become tables all the time.
+        let mut world = World::new(if seed % 2 == 0 { 4 << 10 } else { 256 << 20 });
         let keys: Vec<String> = (0..20).map(|key| format!("k{key:02}")).collect();
         let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
         for step in 0..300_u64 {
@@ -158,11 +119,10 @@ fn every_read_and_every_commit_equals_the_model_while_levels_move() {
                 0..=3 => world.put(&key, &value),
                 4 => world.delete(&key),
                 5 | 6 => {
-                    // Only the engine knows the versions of deletes: a version below every other
-                    // loses, and one above every other wins.
+                    // Version 0 loses against a tombstone, and wins if the key has none.
                     let latest = world.engine.latest_version();
                     let known = world.model.get(&key).map(|(version, _)| *version);
-                    let version = if draw(2) == 0 { latest + 1 } else { known.unwrap_or(1) };
+                    let version = if draw(2) == 0 { latest + 1 } else { known.unwrap_or(0) };
                     let before = world.engine.get_versioned(&key).unwrap();
                     let outcome = world.engine.submit(Command::set(key.clone(), value.clone(), version)).unwrap();
                     if version > latest {
@@ -201,11 +161,10 @@ fn every_read_and_every_commit_equals_the_model_while_levels_move() {
                     let changed = keys[usize::try_from(draw(20)).unwrap()].clone();
                     let version = world.engine.put_versioned(&changed, &value).unwrap();
                     world.model.insert(changed.clone(), (version, value.clone()));
-                    for _ in 0..draw(3) {
-                        world.levels.freeze(&world.engine);
-                        if draw(2) == 0 {
-                            world.levels.flush(&world.engine);
-                        }
+                    match draw(4) {
+                        0 => world.engine.checkpoint().unwrap(),
+                        1 => drop(world.engine.run_compaction_now().unwrap()),
+                        _ => {}
                     }
                     match transaction.commit() {
                         Ok(committed) => {
@@ -219,8 +178,15 @@ fn every_read_and_every_commit_equals_the_model_while_levels_move() {
                         Err(other) => panic!("seed {seed}: {other}"),
                     }
                 }
-                12 => world.levels.freeze(&world.engine),
-                13 => world.levels.flush(&world.engine),
+                12 => world.engine.checkpoint().unwrap(),
+                13 if draw(3) == 0 => {
+                    let World { engine, model, dir, index_memory_bytes } = world;
+                    engine.close().unwrap();
+                    let engine = open(&dir, index_memory_bytes);
+                    assert!(!matches!(engine.open_report().tables, TablesUse::Rebuilt { .. }), "seed {seed}");
+                    world = World { engine, model, dir, index_memory_bytes };
+                }
+                13 => drop(world.engine.run_compaction_now().unwrap()),
                 14 => snapshots.push((world.engine.snapshot().unwrap(), world.model.clone())),
                 _ if snapshots.len() > 3 => drop(snapshots.remove(0)),
                 _ => {}
@@ -238,12 +204,12 @@ fn every_read_and_every_commit_equals_the_model_while_levels_move() {
 /// A table's hashes lead some absent keys to records of others.
 #[test]
 fn an_absent_key_is_absent_whatever_its_hash_meets() {
-    let mut world = World::new();
+    let world = World::new(256 << 20);
     for number in 0..3000 {
         world.engine.put(format!("there/{number}"), "value").unwrap();
     }
-    world.levels.freeze(&world.engine);
-    world.levels.flush(&world.engine);
+    world.engine.checkpoint().unwrap();
+    assert_eq!(world.engine.stats().tables.len(), 1);
     assert!((0..3000).all(|number| world.engine.contains_key(format!("there/{number}")).unwrap()));
     for number in 0..100_000 {
         let key = format!("absent/{number}");
