@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::mutants::planted;
 use crate::sync::{Condvar, Mutex};
 
 /// The reason for a search of the background thread.
@@ -19,9 +20,13 @@ struct Signal {
     is_woken: bool,
     is_flush_due: bool,
     is_closing: bool,
+    /// Whether the last cause was a flush.
+    was_flush: bool,
 }
 
-/// Wakes the background thread, and ends it.
+/// Wakes the background thread, and ends it. Flushes come first, but no two while there is other
+/// work: writers that fill memory faster than it is flushed must not keep compaction from freeing
+/// disk space.
 #[derive(Debug, Default)]
 pub(crate) struct BackgroundSignal {
     signal: Mutex<Signal>,
@@ -56,7 +61,10 @@ impl BackgroundSignal {
         if signal.is_closing {
             return Cause::Closing;
         }
-        if std::mem::take(&mut signal.is_flush_due) {
+        let is_next = signal.is_woken && signal.was_flush && !planted("flushes_starve_compaction");
+        signal.was_flush = signal.is_flush_due && !is_next;
+        if signal.was_flush {
+            signal.is_flush_due = false;
             return Cause::Flush;
         }
         if std::mem::take(&mut signal.is_woken) { Cause::Woken } else { Cause::Interval }
@@ -65,5 +73,25 @@ impl BackgroundSignal {
     #[cfg(test)]
     pub(crate) fn is_woken(&self) -> bool {
         self.signal.lock().is_woken
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::{BackgroundSignal, Cause};
+
+    #[test]
+    fn flushes_that_are_always_due_leave_every_second_turn_to_other_work() {
+        let signal = BackgroundSignal::default();
+        let mut causes = Vec::new();
+        signal.wake();
+        for _ in 0..4 {
+            signal.wake_for_flush();
+            causes.push(signal.wait(Duration::ZERO));
+        }
+        assert_eq!(causes, [Cause::Flush, Cause::Woken, Cause::Flush, Cause::Flush]);
+        assert_eq!(signal.wait(Duration::ZERO), Cause::Interval);
     }
 }

@@ -27,7 +27,7 @@ impl HasRank for Turn {
 /// The data of the turn's holder.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    /// PendingFlush memtables, the oldest first.
+    /// Frozen memtables, the oldest first.
     pub(crate) frozen: VecDeque<PendingFlush>,
     /// Files that older views may lead to.
     pub(crate) waiting: Vec<UnnamedFiles>,

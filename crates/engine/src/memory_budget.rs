@@ -162,15 +162,16 @@ impl MemoryBudget {
     }
 
     /// Looks at the sizes, sets the delay, and wakes the background if a flush is due. Returns
-    /// whether one is.
+    /// whether one is. After a failed flush nobody is delayed, and the background repeats the flush
+    /// after its own wait.
     pub(crate) fn look(&self) -> bool {
         let Some(levels) = self.levels() else { return false };
-        let is_delayed = self.flush_failure.lock().is_none();
-        let delay = if is_delayed { delay(counted_bytes(&levels), self.budget_bytes) } else { Duration::ZERO };
+        let has_failed = self.flush_failure.lock().is_some();
+        let delay = if has_failed { Duration::ZERO } else { delay(counted_bytes(&levels), self.budget_bytes) };
         let _always =
             self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| Some(word & STEP_MADE | nanos(delay)));
         let is_due = self.is_due_at(&levels);
-        if is_due {
+        if is_due && (!has_failed || planted("failed_flushes_repeated_at_once")) {
             self.maintenance.wake_for_flush();
         }
         is_due
@@ -204,8 +205,17 @@ impl MemoryBudget {
             Some(Error::Closed) => return,
             Some(_) => {}
         }
-        *self.flush_failure.lock() = failure.map(ToString::to_string);
+        let before = std::mem::replace(&mut *self.flush_failure.lock(), failure.map(ToString::to_string));
+        if failure.is_some() && before.is_none() {
+            // The background may not be the one whose flush has failed.
+            self.maintenance.wake_for_flush();
+        }
         self.look();
+    }
+
+    /// Records that no flush is due: another one has made up for one that failed.
+    pub(crate) fn note_none_due(&self) {
+        *self.flush_failure.lock() = None;
     }
 
     pub(crate) fn note_merge(&self) {

@@ -94,6 +94,7 @@ impl TableFlusher {
     /// recorded in the budget's numbers.
     pub(crate) fn flush_if_due(&self, turn: &mut Turn) -> Result<()> {
         if !self.budget.is_due() {
+            self.budget.note_none_due();
             return Ok(());
         }
         let flushed = self.flush(turn);
@@ -121,13 +122,17 @@ impl TableFlusher {
 
     fn flush_unobserved(&self, turn: &mut Turn) -> Result<()> {
         self.mend(turn)?;
-        match self.flush_sound(turn) {
-            // A merge has met a damaged table.
-            Err(Error::Corrupt { .. }) if self.tables.damage().is_some() => {
+        self.mended(turn, |turn| self.flush_sound(turn))
+    }
+
+    /// Does some maintenance. If it meets a damaged table, rebuilds the tables and does it again.
+    pub(crate) fn mended<R>(&self, turn: &mut Turn, work: impl Fn(&mut Turn) -> Result<R>) -> Result<R> {
+        match work(turn) {
+            Err(Error::Corrupt { .. }) if self.tables.damage().is_some() && !planted("damage_ends_maintenance") => {
                 self.mend(turn)?;
-                self.flush_sound(turn)
+                work(turn)
             }
-            flushed => flushed,
+            done => done,
         }
     }
 

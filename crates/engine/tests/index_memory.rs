@@ -237,6 +237,42 @@ fn a_flush_that_fails_is_reported_and_repeated_and_delays_nobody() {
     assert_eq!(engine.len(), 10_000);
 }
 
+/// The background waits between two attempts at a flush, whoever was the first to fail.
+#[test]
+fn a_flush_that_fails_is_not_repeated_all_the_time() {
+    let fs = SimFs::new();
+    let config = tight().with_max_segment_size(4 << 20).with_min_segment_size(4 << 20);
+    let components = Components::default().with_fs(Arc::new(fs.clone()));
+    let engine = SingleNodeEngine::with_components(config, components).unwrap();
+    let mut numbers = 0..;
+    let mut put = |count| {
+        for number in numbers.by_ref().take(count) {
+            engine.put(key(number), "value").unwrap();
+        }
+    };
+    put(100);
+    fs.set_capacity_bytes(Some(fs.used_bytes()));
+    until("a flush fails", || {
+        put(500);
+        memory(&engine).flush_failure.is_some()
+    });
+    // The next attempt comes after a second. A put makes one call.
+    thread::sleep(Duration::from_millis(100));
+    let before = fs.call_count();
+    thread::sleep(Duration::from_millis(300));
+    put(3000);
+    let calls = fs.call_count() - before - 3000;
+    assert!(calls < 200, "{calls} calls of the file system");
+    fs.set_capacity_bytes(None);
+    engine.checkpoint().unwrap();
+    until("the call has made up for it", || memory(&engine).flush_failure.is_none());
+    let flushes = memory(&engine).flushes;
+    until("flushes go on", || {
+        put(500);
+        memory(&engine).flushes > flushes
+    });
+}
+
 #[test]
 fn the_budget_has_a_range() {
     assert_eq!(StoreConfig::at("kv").index_memory_bytes, 256 << 20);

@@ -113,6 +113,19 @@ fn the_next_maintenance_after_a_read_that_meets_damage_rebuilds() {
     }
 }
 
+/// What meets the damage may be maintenance itself.
+#[test]
+fn a_compaction_that_meets_damage_rebuilds_and_goes_on() {
+    let (fs, expected) = closed_store();
+    damage_table(&fs);
+    let engine = open(&fs);
+    let report = engine.run_compaction_now().unwrap();
+    assert!(report.removed_segments > 0 && report.freed_bytes > 0, "{report:?}");
+    let stats = engine.stats();
+    assert_eq!((stats.compaction.rebuilds, stats.table_damage), (1, None));
+    assert!(content(engine.iter().unwrap()).unwrap() == expected);
+}
+
 #[test]
 fn a_close_rebuilds_too() {
     let (fs, expected) = closed_store();

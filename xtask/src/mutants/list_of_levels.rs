@@ -127,4 +127,19 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "frozen memtables count against the budget of memory",
         &[budget("writers_are_slowed_when_all_memtables")],
     ),
+    caught(
+        "failed_flushes_repeated_at_once",
+        "the background waits before it repeats a failed flush",
+        &[budget("a_flush_that_fails_is_not_repeated_all_the_time")],
+    ),
+    caught(
+        "flushes_starve_compaction",
+        "flushes that are always due leave every second turn to compaction",
+        &[within_engine("flushes_that_are_always_due_leave")],
+    ),
+    caught(
+        "damage_ends_maintenance",
+        "maintenance that meets a damaged table rebuilds the tables and goes on",
+        &[plain("hightower-engine", "rebuild", "a_compaction_that_meets_damage")],
+    ),
 ];

@@ -12,7 +12,7 @@ use hightower_segment::{Purpose, SegmentError};
 use crate::background_signal::Cause;
 use crate::commit_log::CommitLock;
 use crate::compaction::run::CompactionRunner;
-use crate::compaction::stats::{CompactionReport, RunReport};
+use crate::compaction::stats::{CompactionReport, RunReport, Total};
 use crate::compaction::usage::usage;
 use crate::components::Components;
 use crate::config::StoreConfig;
@@ -122,21 +122,28 @@ impl Compaction {
         let may_compact = !interval.is_zero();
         // A replay may have filled the memtable.
         let mut memory_wait = self.keep_memory(None);
+        let mut memory_at = self.clock.elapsed().saturating_add(memory_wait.unwrap_or_default());
         let mut left = interval;
         let mut retry_at = Duration::ZERO;
         let mut failures = 0_u32;
         loop {
             let wait = memory_wait.unwrap_or(LONGEST_BACK_OFF).min(if may_compact { left } else { LONGEST_BACK_OFF });
             let cause = self.maintenance.wait(wait);
-            match cause {
+            let is_time = match cause {
                 Cause::Closing => return,
-                Cause::Flush => {
-                    memory_wait = self.keep_memory(None);
-                    continue;
-                }
+                Cause::Flush => true,
+                Cause::Interval => memory_wait.is_some(),
+                // Frequent wake-ups must not put it off.
+                Cause::Woken => memory_wait.is_some() && self.clock.elapsed() >= memory_at,
+            };
+            if is_time {
+                memory_wait = self.keep_memory(memory_wait.filter(|_| cause != Cause::Flush));
+                memory_at = self.clock.elapsed().saturating_add(memory_wait.unwrap_or_default());
+            }
+            match cause {
+                Cause::Closing | Cause::Flush => continue,
                 Cause::Interval => {
                     left = left.saturating_sub(wait);
-                    memory_wait = memory_wait.and_then(|_| self.keep_memory(memory_wait));
                     if !left.is_zero() {
                         continue;
                     }
@@ -197,13 +204,17 @@ impl Compaction {
 
     /// Compacts until the policy chooses nothing. `may_roll`: the store is idle, so the active
     /// segment may be rotated.
-    fn compact_in_background(&self, mut may_roll: bool) -> Result<()> {
+    fn compact_in_background(&self, may_roll: bool) -> Result<()> {
         let mut turn = self.maintenance.turn.lock()?;
+        self.flusher.mended(&mut turn, |turn| self.compact_some(turn, may_roll))
+    }
+
+    fn compact_some(&self, turn: &mut Turn, mut may_roll: bool) -> Result<()> {
         self.read.index.handle()?.reclaim();
-        self.runner.free_retired(&mut turn, &*self.store.in_use()?)?;
-        let unmended = self.flusher.try_mend(&mut turn)?;
+        self.runner.free_retired(turn, &*self.store.in_use()?)?;
+        let unmended = self.flusher.try_mend(turn)?;
         if self.store.in_use()?.tail_stats().full {
-            self.flusher.settle_counts(&mut turn, self.config.writes_checkpoint_after_compaction())?;
+            self.flusher.settle_counts(turn, self.config.writes_checkpoint_after_compaction())?;
         }
         let mut has_run = false;
         let mut victims_max = usize::MAX;
@@ -222,7 +233,7 @@ impl Compaction {
                 self.roll_active()?;
                 continue;
             }
-            let run = match self.compact_within(&mut turn, &usage, victims, Goal::Background, &mut victims_max) {
+            let run = match self.compact_within(turn, &usage, victims, Goal::Background, &mut victims_max) {
                 Err(Error::Full { .. }) if has_run => break,
                 run => run?,
             };
@@ -231,18 +242,18 @@ impl Compaction {
             }
             has_run = true;
             self.maintenance.note_run(&run);
-            let _recorded = self.flusher.flush_if_due(&mut turn);
-            self.flusher.try_merge(&mut turn)?;
+            let _recorded = self.flusher.flush_if_due(turn);
+            self.flusher.try_merge(turn)?;
         }
         if has_run && self.config.writes_checkpoint_after_compaction() {
-            let failure = self.flusher.try_flush(&mut turn)?;
+            let failure = self.flusher.try_flush(turn)?;
             self.maintenance.note(|stats| stats.checkpoint_failure = failure);
         }
-        self.runner.count_retired(&turn);
+        self.runner.count_retired(turn);
         unmended.map_or(Ok(()), Err)
     }
 
-    /// A run of compaction. If it meets a damaged table, the next maintenance rebuilds the tables.
+    /// A run of compaction. If it meets a damaged table, the store knows that.
     fn run_once(&self, turn: &mut Turn, usage: &[SegmentUsage], victims: &[u32], goal: Goal) -> Result<RunReport> {
         self.runner.compact(turn, usage, victims, goal).map_err(|failure| self.read.noted(failure))
     }
@@ -259,11 +270,24 @@ impl Compaction {
         let mut turn = self.maintenance.turn.lock()?;
         let before = if planted("background_not_reported") { self.maintenance.total() } else { before };
         let background_failure = self.maintenance.stats().last_failure;
+        let checkpoint_failure = self.flusher.mended(&mut turn, |turn| self.compact_all(turn, &before))?;
+        Ok(CompactionReport {
+            waiting_segments: turn.waiting_segments() as u64,
+            checkpoint_failure,
+            background_failure,
+            elapsed: self.clock.elapsed().saturating_sub(started),
+            ..self.maintenance.total().since(&before)
+        })
+    }
+
+    /// Compacts all segments that exist now. Returns the reason why no table was written at the
+    /// end.
+    fn compact_all(&self, turn: &mut Turn, before: &Total) -> Result<Option<String>> {
         self.read.index.handle()?.reclaim();
-        self.runner.free_retired(&mut turn, &*self.store.in_use()?)?;
-        self.drop_dead(&mut turn)?;
-        let unmended = self.flusher.try_mend(&mut turn)?;
-        self.flusher.settle_counts(&mut turn, self.config.writes_checkpoint_after_compaction())?;
+        self.runner.free_retired(turn, &*self.store.in_use()?)?;
+        self.drop_dead(turn)?;
+        let unmended = self.flusher.try_mend(turn)?;
+        self.flusher.settle_counts(turn, self.config.writes_checkpoint_after_compaction())?;
         let usage = self.usage();
         let may_order = self.config.compaction.order_when_explicit && !self.store.in_use()?.tail_stats().full;
         if usage.iter().any(|active| !active.is_sealed && is_worth_rolling(active, &usage, may_order)) {
@@ -282,42 +306,33 @@ impl Compaction {
             if victims.is_empty() {
                 break;
             }
-            let run = match self.compact_within(&mut turn, &usage, victims, Goal::Full, &mut victims_max) {
-                Err(Error::Full { .. }) if self.maintenance.total().since(&before).runs > 0 => break,
+            let run = match self.compact_within(turn, &usage, victims, Goal::Full, &mut victims_max) {
+                Err(Error::Full { .. }) if self.maintenance.total().since(before).runs > 0 => break,
                 run => run?,
             };
             if run.removed_segments == 0 && run.written_segments == 0 {
                 break;
             }
             self.maintenance.note_run(&run);
-            let _recorded = self.flusher.flush_if_due(&mut turn);
-            self.flusher.try_merge(&mut turn)?;
+            let _recorded = self.flusher.flush_if_due(turn);
+            self.flusher.try_merge(turn)?;
         }
         if self.store.in_use()?.tail_stats().full {
-            self.join_small(&mut turn, &session)?;
+            self.join_small(turn, &session)?;
         }
         if may_order {
-            self.put_in_order(&mut turn, &session)?;
+            self.put_in_order(turn, &session)?;
         }
-        let has_run = self.maintenance.total().since(&before).runs > 0;
+        let has_run = self.maintenance.total().since(before).runs > 0;
         let checkpoint_failure = if has_run && self.config.writes_checkpoint_after_compaction() {
-            self.flusher.try_flush(&mut turn)?
+            self.flusher.try_flush(turn)?
         } else {
             None
         };
-        self.runner.free_patiently(&mut turn)?;
-        self.runner.count_retired(&turn);
+        self.runner.free_patiently(turn)?;
+        self.runner.count_retired(turn);
         self.tail.give_back_unless_busy();
-        if let Some(full) = unmended {
-            return Err(full);
-        }
-        Ok(CompactionReport {
-            waiting_segments: turn.waiting_segments() as u64,
-            checkpoint_failure,
-            background_failure,
-            elapsed: self.clock.elapsed().saturating_sub(started),
-            ..self.maintenance.total().since(&before)
-        })
+        unmended.map_or(Ok(checkpoint_failure), Err)
     }
 
     /// Compacts as many of the victims as fit the free room, those with the fewest live bytes
