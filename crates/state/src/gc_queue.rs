@@ -75,18 +75,6 @@ impl GcQueue {
     pub(crate) fn len_bytes(&self) -> usize {
         self.owned.values().chain(&self.orphaned).map(GcItems::len_bytes).sum()
     }
-
-    /// A copy of all lists, for [`each_of`]. Costs a copy of their bytes.
-    pub(crate) fn copy(&self) -> Vec<Vec<u8>> {
-        self.owned.values().chain(&self.orphaned).flat_map(GcItems::copy).collect()
-    }
-
-    /// Calls `each` with the seq and the key of every version on a list.
-    pub(crate) fn for_each(&self, mut each: impl FnMut(u64, &[u8])) {
-        for items in self.owned.values().chain(&self.orphaned) {
-            items.for_each(&mut each);
-        }
-    }
 }
 
 /// Maximum size of a chunk, which bounds the bytes that an addition copies.
@@ -120,33 +108,8 @@ impl GcItems {
         }
     }
 
-    fn for_each(&self, each: &mut impl FnMut(u64, &[u8])) {
-        for (at, chunk) in self.chunks.iter().enumerate() {
-            let mut rest = if at == 0 { chunk.get(self.taken..).unwrap_or_default() } else { chunk };
-            while let Some((seq, key, after)) = split(rest) {
-                each(seq, key);
-                rest = after;
-            }
-        }
-    }
-
-    fn copy(&self) -> impl Iterator<Item = Vec<u8>> {
-        self.chunks.iter().enumerate().map(|(at, chunk)| {
-            let rest = if at == 0 { chunk.get(self.taken..).unwrap_or_default() } else { chunk };
-            rest.to_vec()
-        })
-    }
-
     fn len_bytes(&self) -> usize {
         self.chunks.iter().map(Vec::capacity).sum()
-    }
-}
-
-/// Calls `each` with the seq and the key of every version in a copied chunk.
-pub(crate) fn each_of(mut chunk: &[u8], mut each: impl FnMut(u64, &[u8])) {
-    while let Some((seq, key, after)) = split(chunk) {
-        each(seq, key);
-        chunk = after;
     }
 }
 
@@ -173,10 +136,7 @@ mod tests {
             assert_eq!(items.pop(&mut found), Some(at));
             assert_eq!(found, key(at));
         }
-        let mut left = 0;
-        items.for_each(&mut |seq, key| left += usize::from(seq >= 250 && key.len() < 700));
-        assert_eq!(left, 250);
-        while items.pop(&mut found).is_some() {}
+        assert_eq!(std::iter::from_fn(|| items.pop(&mut found)).count(), 251);
         assert_eq!((found.len(), items.len_bytes()), (3 * CHUNK_LEN_BYTES, 0));
     }
 }

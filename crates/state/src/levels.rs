@@ -22,7 +22,7 @@ pub use lookup::{LookedBelow, Lookup, TableSearch};
 pub use merged_scan::MemtableSource;
 pub use older_views::OlderViews;
 pub use range::LeveledRange;
-pub use segment_set::{SegmentSet, SegmentSetWatch};
+pub use segment_set::SegmentSet;
 pub use snapshot::LeveledSnapshot;
 pub use spare::SpareMemtable;
 pub use state::LeveledKvState;

@@ -106,8 +106,6 @@ mod level_models;
 #[cfg(not(loom))]
 mod levels;
 #[cfg(not(loom))]
-mod liveness;
-#[cfg(not(loom))]
 mod load;
 mod location;
 #[cfg(not(loom))]
@@ -122,6 +120,8 @@ mod outcome;
 mod range;
 #[cfg(not(loom))]
 mod range_scan;
+#[cfg(not(loom))]
+mod relocation;
 #[cfg(not(loom))]
 mod snapshot;
 mod snapshot_registry;
@@ -154,14 +154,14 @@ pub use {
     hightower_table::TableError,
     levels::{
         FrozenMemtable, KeyCountBounds, LevelStats, LeveledKvState, LeveledRange, LeveledSnapshot, LeveledWriter,
-        LookedBelow, Lookup, MemtableSource, OlderViews, SegmentSet, SegmentSetWatch, SpareMemtable, TableMark,
-        TableSearch, ViewChanged,
+        LookedBelow, Lookup, MemtableSource, OlderViews, SegmentSet, SpareMemtable, TableMark, TableSearch,
+        ViewChanged,
     },
-    liveness::{RecordLiveness, Relocated},
     load::LoadRun,
     model::{KvState, StateRecord},
     range::{EntryRange, StateRange},
     range_scan::{EntryInPlace, Visited},
+    relocation::Relocated,
     snapshot::StateSnapshot,
     state::ConcurrentKvState,
     stats::{SnapshotAge, StateStats},

@@ -12,7 +12,6 @@ use hightower_seams::{Clock, SystemClock};
 use crate::change::{Applied, Change, Versioned};
 use crate::entry::{IndexEntry, LatestVersion};
 use crate::error::StateError;
-use crate::gc_queue::each_of;
 use crate::inner::StateInner;
 use crate::location::Location;
 use crate::outcome::CommandKind;
@@ -293,25 +292,6 @@ impl<L: Location> ConcurrentKvState<L> {
     pub fn reclaim(&self) {
         const SLICE: usize = 256;
         while self.writer().reclaim(SLICE) {}
-    }
-
-    /// Calls `each` with the key and the location of every version that is kept only for snapshots.
-    /// Unlike [`StateWriter::for_each_retained`], it holds the writer's lock only to copy the lists
-    /// of these versions: some milliseconds for a million. It may skip versions that are dropped
-    /// meanwhile. If no record is [relocated](StateWriter::relocate) meanwhile, it skips no others.
-    pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
-        let chunks = self.writer().state().gc_queue.copy();
-        for chunk in chunks {
-            let guard = pin();
-            each_of(&chunk, |seq, key| {
-                let Some(entry) = self.inner.map(&guard).get(key, &guard) else { return };
-                entry.older_versions().for_each(&guard, |old| {
-                    if old.seq == seq {
-                        each(key, L::from_bits(old.word.location()));
-                    }
-                });
-            });
-        }
     }
 
     /// Call this before you free the old places of [relocated](StateWriter::relocate) records.

@@ -137,8 +137,7 @@ impl<'a, L: Location> StateWriter<'a, L> {
         Ok(())
     }
 
-    /// Whether a version of the key at `location` is current or may still be read, so that
-    /// compaction must keep the record.
+    /// Whether a version of the key at `location` is current or may still be read.
     #[must_use]
     pub fn holds(&self, key: &[u8], location: L) -> bool {
         let Some(entry) = self.state.index.get(key) else { return false };
@@ -187,22 +186,6 @@ impl<'a, L: Location> StateWriter<'a, L> {
         delta.remove(newest.word);
         self.inner.count(&delta, &guard);
         true
-    }
-
-    /// Calls `each` with the key and the location of every version kept for snapshots. It costs one
-    /// lookup per version.
-    ///
-    /// Readers can reach only these locations and those of the newest versions.
-    pub fn for_each_retained(&self, mut each: impl FnMut(&[u8], L)) {
-        let guard = pin();
-        self.state.gc_queue.for_each(|seq, key| {
-            let Some(entry) = self.state.index.get(key) else { return };
-            entry.older_versions().for_each(&guard, |old| {
-                if old.seq == seq {
-                    each(key, L::from_bits(old.word.location()));
-                }
-            });
-        });
     }
 
     /// Examines up to `budget` old versions whose snapshot has ended, and drops those that no

@@ -119,12 +119,12 @@ fn a_view_goes_with_its_own_segments() {
     assert_eq!(before.count().unwrap(), 1);
 
     // Only then may the segment go.
-    let (watch, dropped) = world.dropped.pop().unwrap();
+    let (views, dropped) = world.dropped.pop().unwrap();
     assert_eq!(dropped, [second]);
-    assert!(watch.is_alive());
+    assert!(views.are_in_use());
     drop((before, guard));
-    (0..1000).take_while(|_| watch.is_alive()).for_each(|_| pin().flush());
-    assert!(!watch.is_alive(), "nobody has the old view");
+    (0..1000).take_while(|_| views.are_in_use()).for_each(|_| pin().flush());
+    assert!(!views.are_in_use(), "nobody has the old view");
 }
 
 /// Merging a table of before a compaction with one that came after it began would let the

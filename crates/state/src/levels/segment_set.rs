@@ -46,37 +46,4 @@ impl SegmentSet {
     pub fn numbers(&self) -> &[u32] {
         &self.numbers
     }
-
-    /// A watch on this set: [`SegmentSetWatch::is_alive`] says whether a view, and so possibly a
-    /// reader, still has the set. Its segments must stay readable that long.
-    ///
-    /// ```
-    /// use hightower_state::SegmentSet;
-    ///
-    /// let segments = SegmentSet::new([1]);
-    /// let watch = segments.watch();
-    /// assert!(watch.is_alive());
-    /// drop(segments);
-    /// assert!(!watch.is_alive());
-    /// ```
-    #[must_use]
-    pub fn watch(&self) -> SegmentSetWatch {
-        SegmentSetWatch(Arc::downgrade(&self.numbers))
-    }
-}
-
-/// Knows whether a [`SegmentSet`] is still in use.
-///
-/// Example: [`SegmentSet::watch`].
-#[derive(Clone, Debug)]
-pub struct SegmentSetWatch(std::sync::Weak<[u32]>);
-
-impl SegmentSetWatch {
-    /// Whether a view or another owner of the set is left.
-    ///
-    /// Example: [`SegmentSet::watch`].
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.0.strong_count() > 0
-    }
 }

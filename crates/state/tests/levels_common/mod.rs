@@ -12,7 +12,7 @@ use hightower_segment::sim::SimFs;
 use hightower_segment::{Dir, Fs};
 use hightower_state::{
     Change, CommandKind, FrozenMemtable, KvState, LeveledKvState, Location, LocationBits, Lookup, NewestCommand,
-    SegmentSet, SegmentSetWatch, TableError, TableMark, pin,
+    OlderViews, SegmentSet, TableError, TableMark, pin,
 };
 use hightower_table::{
     EntryKind, LevelMerge, MergeSource, RecordPointer, ScanDirection, TableEntry, TableOptions, TableReader,
@@ -75,7 +75,7 @@ pub(crate) struct World {
     /// The seq up to which tables have everything.
     pub(crate) covered: u64,
     /// Segments that were dropped, and the views that may still read them.
-    pub(crate) dropped: Vec<(SegmentSetWatch, Vec<u32>)>,
+    pub(crate) dropped: Vec<(OlderViews, Vec<u32>)>,
     pub(crate) current: SegmentSet,
     pub(crate) max_version: u64,
 }
@@ -169,7 +169,7 @@ impl World {
     /// The record at a place, which must be readable for every view that leads to it.
     pub(crate) fn record(&self, place: Place) -> &LogRecord {
         let is_readable = self.segments.contains(&place.segment)
-            || self.dropped.iter().any(|(watch, dropped)| watch.is_alive() && dropped.contains(&place.segment));
+            || self.dropped.iter().any(|(views, dropped)| views.are_in_use() && dropped.contains(&place.segment));
         assert!(is_readable, "sent to {place:?}, which no view has");
         &self.log[&place.segment][&place.offset]
     }
@@ -301,10 +301,10 @@ impl World {
         victims.iter().for_each(|victim| {
             self.segments.remove(victim);
         });
-        let watch = self.current.watch();
         let set = self.set();
-        self.state.writer().install_relocations(&mark, table, set).unwrap();
-        self.dropped.push((watch, victims));
+        let mut writer = self.state.writer();
+        writer.install_relocations(&mark, table, set).unwrap();
+        self.dropped.push((writer.older_views(), victims));
     }
 }
 
