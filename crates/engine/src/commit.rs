@@ -438,7 +438,7 @@ impl WritePath {
             return Ok(taken_bytes);
         }
         let detail = format!(
-            "the index takes {used} bytes of the {cap} that max_index_memory_bytes allows; delete keys or raise it"
+            "the index takes {used} bytes of the {cap} that max_index_memory_bytes allows; flush it by a checkpoint, or raise the cap"
         );
         Err(Error::Full { detail })
     }

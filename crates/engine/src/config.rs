@@ -97,11 +97,13 @@ pub struct StoreConfig {
     pub fsync_interval: Duration,
     /// Settings of compaction: the tolerated garbage, the rate, and the lifetime of tombstones.
     pub compaction: CompactionConfig,
-    /// Whether compaction ends with a [`checkpoint`](crate::SingleNodeEngine::checkpoint): a table
-    /// of the index, which makes the next open fast. Default: true.
+    /// Whether compaction ends with a flush, like a
+    /// [`checkpoint`](crate::SingleNodeEngine::checkpoint), so that an open after a crash has
+    /// little log to replay; an explicit compaction then also begins with one. Compaction flushes
+    /// in any case if no table covers the segments that it rewrites. Default: true.
     pub checkpoint_after_compaction: bool,
     /// The spelling of 0.1 for [`checkpoint_after_compaction`](Self::checkpoint_after_compaction):
-    /// if either is false, compaction writes no table. Default: true.
+    /// if either is false, compaction does not end with a flush. Default: true.
     pub emit_snapshot_after_compaction: bool,
     /// Maximum number of writes in the queue of the commit thread, 0 to 1,048,576. With 0 the store
     /// has no such thread: a write runs on its caller's thread, which is faster for callers that
@@ -125,10 +127,12 @@ pub struct StoreConfig {
     /// [`Stats::index_memory`](crate::Stats::index_memory) has the reason. An empty memtable takes
     /// some 100 KiB, so a budget below 1 MiB makes many small tables. Default: 256 MiB.
     pub index_memory_bytes: u64,
-    /// Maximum memory of the index, in bytes. Above it, writes of new keys are refused; overwrites
-    /// and deletes of existing keys still work, and so do batches that [may use the
-    /// reserve](crate::Batch::use_reserve), which may add a 16th of the cap, at least 64 KiB.
-    /// Default: no cap.
+    /// Maximum memory of the memtables, in bytes: for callers who prefer an error to memory beyond
+    /// the [budget](Self::index_memory_bytes) while flushes fail. Above it, puts of keys that the
+    /// active memtable does not have are refused; other overwrites and deletes still work, and so
+    /// do batches that [may use the reserve](crate::Batch::use_reserve), which may add a 16th of
+    /// the cap, at least 64 KiB. With a cap below half of the budget, writes are refused before a
+    /// flush is due. Default: no cap.
     pub max_index_memory_bytes: Option<u64>,
     /// Maximum memory of a [transaction](crate::Transaction), in bytes: of the keys and ranges that
     /// it has read, and the keys and values that it writes. At least 4 KiB. Default: 64 MiB.

@@ -25,7 +25,7 @@
 //! | --- | --- |
 //! | limits | keys of 1 to 65,535 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 by default (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
 //! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call: see `docs/DURABILITY.md` |
-//! | memory | about 110 bytes per key of 16 bytes, independent of its value; a running compaction takes about 11 MiB more; values are in the page cache. `max_index_memory_bytes` caps the index |
+//! | memory | `index_memory_bytes` (256 MiB) for the keys of the latest commits, about 110 bytes per key of 16 bytes, independent of its value; the others are in tables on disk. A running flush, merge or compaction takes about 32 MiB more. Values are in the page cache |
 //! | threads | share the engine in an `Arc`. It has 6 threads of its own (`flush`, `tail`, `pages`, `seal`, `feed`, `compact`) and, with a `commit_queue_depth`, one that commits; iterators and snapshots own their data |
 //! | features | `metrics` and `tracing`: counters, histograms and spans for the facades of these names; `bytes` and `serde`: conversions of [`Value`]s for the crates of these names; `sim`: the simulated file system. None is on by default, and a feature that is off costs nothing |
 //! | format | version 1, byte by byte in `docs/FORMAT.md`; later releases can read every released version, and refuse unknown ones |

@@ -46,13 +46,15 @@ pub struct SegmentStats {
     pub len_bytes: u64,
     /// Disk space of its file, used or not.
     pub capacity_bytes: u64,
-    /// Bytes of records that are the latest of their key, tombstones included.
+    /// Bytes of records that are the latest of their key, tombstones included. An upper bound: a
+    /// record whose key is in several levels counts as live until these are merged.
     pub live_bytes: u64,
-    /// Bytes of overtaken records and of the header.
+    /// Bytes of overtaken records and of the header; a lower bound, as for
+    /// [`live_bytes`](Self::live_bytes).
     pub dead_bytes: u64,
-    /// Number of records that are the latest of their key, tombstones included.
+    /// Number of records that are the latest of their key, tombstones included; an upper bound.
     pub live_records: u64,
-    /// Number of overtaken records.
+    /// Number of overtaken records; a lower bound.
     pub dead_records: u64,
     /// Time of the segment's creation, Unix milliseconds; for an output of compaction, about the
     /// time of its oldest record.
@@ -76,11 +78,12 @@ pub struct Stats {
     pub tombstones: u64,
     /// Memory of the memtables, with their retained old versions.
     pub index_bytes: u64,
-    /// Bytes of records that are the latest of their key, in all segments.
+    /// Bytes of records that are the latest of their key, in all segments; an upper bound, as for
+    /// [`SegmentStats::live_bytes`].
     pub live_bytes: u64,
-    /// Bytes that compaction could free, in all segments.
+    /// Bytes that compaction could free, in all segments; a lower bound.
     pub dead_bytes: u64,
-    /// Disk space of all segments, used or not.
+    /// Disk space of all segments, used or not, without the [tables](Self::tables).
     pub disk_bytes: u64,
     /// The seq of the latest commit.
     pub latest_seq: u64,

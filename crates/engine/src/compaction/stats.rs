@@ -29,11 +29,11 @@ pub struct CompactionReport {
     pub written_bytes: u64,
     /// Bytes of segments removed, less bytes of segments written.
     pub freed_bytes: u64,
-    /// Removed segments whose files are still in use by readers or by the index's deferred frees; a
-    /// later run removes them.
+    /// Removed segments whose files are still in use by reads, ranges, snapshots or feeds; later
+    /// maintenance removes them.
     pub waiting_segments: u64,
-    /// The reason why no table was written at the end: lack of room. The next open takes
-    /// longer.
+    /// The reason why the flush at the end did not take place: lack of room. The next open replays
+    /// more.
     pub checkpoint_failure: Option<String>,
     /// The error of the last background run, if it failed and no later run has succeeded.
     pub background_failure: Option<String>,
@@ -53,11 +53,11 @@ pub struct CompactionStats {
     pub written_bytes: u64,
     /// Removed segments whose files are still in use.
     pub waiting_segments: u64,
-    /// Number of written tables.
+    /// Number of memtables that flushes have made tables, for whatever reason.
     pub checkpoints: u64,
     /// Number of rebuilds of damaged tables.
     pub rebuilds: u64,
-    /// The reason why the last background run could not write a table: lack of room.
+    /// The reason why the flush after the last background run did not take place: lack of room.
     pub checkpoint_failure: Option<String>,
     /// Number of consecutive failed background runs.
     pub failures: u32,

@@ -68,11 +68,12 @@ impl SingleNodeEngine {
         })
     }
 
-    /// Flushes the index: writes a table of all keys and the places of their records, which
-    /// replaces the earlier ones, so that the next open is fast even after a crash. The log up to
-    /// there is durable then. If a read has met a damaged table, all tables are first rebuilt from
-    /// the log. Writes may run meanwhile. Costs time in proportion to the keys, and takes disk
-    /// space for the new table beside the old one.
+    /// Flushes the memtable: writes the keys of the commits since the last flush, and the places of
+    /// their records, to a table, so that an open after a crash has nothing to replay before this
+    /// moment. The log up to there is durable then. If it makes the tables too many, some become
+    /// one. If a read has met a damaged table, all tables are first rebuilt from the log. Writes
+    /// may run meanwhile. Costs time in proportion to the keys of the memtable and of merged
+    /// tables, and takes disk space for new tables beside the old ones.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
