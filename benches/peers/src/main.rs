@@ -12,10 +12,13 @@
 )]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints results and progress")]
 
+mod beyond;
 mod data;
 mod execute;
+mod histogram;
 mod kill;
 mod machine;
+mod memory_group;
 mod operation;
 mod physical;
 mod plot;
@@ -32,10 +35,11 @@ mod wrap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use crate::rounds::Plan;
+use crate::beyond::{Beyond, Step};
+use crate::rounds::{BARE, Plan};
 use crate::stores::Entry;
 use crate::workload::{Group, Task};
 
@@ -53,7 +57,8 @@ struct Options {
     #[arg(long, value_delimiter = ',')]
     stores: Vec<String>,
 
-    /// Workloads to run; by default all.
+    /// Workloads to run; by default all but `beyond`, which has keys that its memory limit does not
+    /// hold, and needs root and a disk. It runs by itself; try `--keys 1000000` and `20000000`.
     #[arg(long, value_delimiter = ',', value_enum)]
     workloads: Vec<Group>,
 
@@ -118,6 +123,10 @@ struct Options {
     /// Run one step of one workload in this process, and print the numbers: for child processes.
     #[arg(long, hide = true, value_name = "STEP")]
     child: Option<u32>,
+
+    /// The memory cgroup of a child process.
+    #[arg(long, hide = true, value_name = "DIR")]
+    memory_group: Option<PathBuf>,
 }
 
 impl Options {
@@ -139,7 +148,10 @@ impl Options {
     }
 
     fn groups(&self) -> Vec<Group> {
-        if self.workloads.is_empty() { Group::value_variants().to_vec() } else { self.workloads.clone() }
+        if self.workloads.is_empty() {
+            return Group::value_variants().iter().copied().filter(|group| *group != Group::Beyond).collect();
+        }
+        self.workloads.clone()
     }
 }
 
@@ -170,9 +182,14 @@ fn main() -> Result<()> {
     if options.kill_check {
         return kill::check(&stores, &options.dir);
     }
+    let groups = options.groups();
+    ensure!(
+        groups == [Group::Beyond] || !groups.contains(&Group::Beyond),
+        "`beyond` has a table of its own: run it without other workloads"
+    );
     let plan = Plan {
         stores,
-        groups: options.groups(),
+        groups,
         keys: options.keys(),
         rounds: if options.quick { 1 } else { options.rounds },
         row_seconds: options.row_seconds,
@@ -192,6 +209,19 @@ fn child(options: &Options, step: u32) -> Result<()> {
     let (Some(id), Some(&group)) = (options.stores.first(), options.workloads.first()) else {
         anyhow::bail!("a child needs one store and one workload");
     };
+    if let Some(group) = &options.memory_group {
+        memory_group::join(group)?;
+    }
+    if group == Group::Beyond {
+        let rows = if id == BARE {
+            beyond::bare_appends(&options.dir, options.keys)?
+        } else {
+            let step = *Step::ALL.get(step as usize).context("no such step")?;
+            Beyond::new(stores::entry(id)?, &options.dir, options.keys, options.budget()?).run(step)?
+        };
+        println!("{}", serde_json::to_string(&rows)?);
+        return Ok(());
+    }
     let task = Task { entry: stores::entry(id)?, dir: &options.dir, keys: options.keys, budget: options.budget()? };
     println!("{}", serde_json::to_string(&task.run(group, step)?)?);
     Ok(())

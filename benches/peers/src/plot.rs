@@ -254,7 +254,8 @@ mod tests {
 
     #[test]
     fn every_row_is_in_a_chart() {
-        for row in ROWS {
+        // `beyond` has a table alone.
+        for row in ROWS.iter().filter(|row| !row.id.starts_with("beyond_")) {
             assert!(CHARTS.iter().any(|(name, _)| *name == row.plot), "{}", row.id);
         }
         for id in OVERVIEW_ROWS {

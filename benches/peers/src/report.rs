@@ -4,24 +4,34 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
+use crate::beyond::{BARE_APPEND, limit_bytes};
 use crate::machine::{Machine, version_of};
 use crate::plot;
 use crate::rounds::{BARE, read_runs};
 use crate::rows::{BARE_SYNC, BARE_SYNC_SHARE, ROWS, Unit};
 use crate::stores::{OWN, entries};
 use crate::table::{StoreColumn, Table, number};
+use crate::workload::Group;
 use crate::wrap::wrapped;
 
-/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`. The stores
-/// were in `dir`.
+/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`; of the group
+/// `beyond` the table alone, named after the number of keys. The stores were in `dir`.
 pub(crate) fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
     let runs = read_runs(runs)?;
     let table = Table::new(&runs);
     let machine = Machine::here(dir)?;
     fs::create_dir_all(out)?;
+    if runs.iter().any(|run| run.group == Group::Beyond) {
+        ensure!(table.keys.len() == 1, "runs of `beyond` with several numbers of keys are not one table");
+        let keys: u64 = table.keys.iter().sum();
+        fs::write(out.join(format!("beyond-{keys}.md")), beyond(&table, &machine, keys)?)?;
+        println!("{}{}", rows(&table)?, bare_appends(&table));
+        table.failures.iter().for_each(|failure| eprintln!("{failure}"));
+        return Ok(());
+    }
     let plots = plot::write(&table, &machine, out)?;
     fs::write(out.join("peers.md"), markdown(&table, &machine, &plots)?)?;
     fs::write(out.join("peers.json"), format!("{:#}\n", numbers(&table, &machine)))?;
@@ -85,6 +95,41 @@ fn markdown(table: &Table, machine: &Machine, plots: &[String]) -> Result<String
              cargo xtask peers -- --stores hightower,lmdb --workloads core --keys 200000 --rounds 1\n\
              cargo xtask peers -- --physical\n```\n";
     Ok(wrapped(&text))
+}
+
+/// The document of the group `beyond`.
+fn beyond(table: &Table, machine: &Machine, keys: u64) -> Result<String> {
+    let (count, limit_mib) = (number(keys as f64), limit_bytes(keys) >> 20);
+    let mut text = format!(
+        "# More than memory: {count} keys\n\nWritten by `cargo xtask peers -- --workloads beyond --keys {keys} --rounds \
+         {}`.\n\n{}, {} processors, {} MiB, {}, {}, {}. {count} keys of 16 bytes with values of 100 bytes. *Limited* rows ran in \
+         a fresh memory cgroup of {limit_mib} MiB, which counts the page cache too, from an empty page cache on. There, \
+         caches have a quarter of the memory and memtables an eighth; Hightower KV's memtables have the same eighth. In \
+         the other rows, which have all files in the page cache, others have their large caches of [peers.md](peers.md), \
+         and Hightower KV a budget of 64 MiB. Bytes written are those of the whole device.\n\n",
+        table.rounds(),
+        machine.processor,
+        machine.processors,
+        machine.memory_mib,
+        machine.kernel,
+        machine.file_system,
+        machine.compiler,
+    );
+    text += "† and ‡ mean the same as in [peers.md](peers.md).\n\n";
+    text += &rows(table)?;
+    text += &bare_appends(table);
+    if !table.failures.is_empty() {
+        text += "\n## Failures\n\n";
+        table.failures.iter().try_for_each(|failure| writeln!(text, "- {failure}"))?;
+    }
+    Ok(wrapped(&text))
+}
+
+/// The sentence on bare appends under the limit.
+fn bare_appends(table: &Table) -> String {
+    table.median(BARE_APPEND, BARE).map_or(String::new(), |p9999_us| {
+        format!("\nAppends of 136 bytes by `write`, limited: p99.99 {} µs.\n", number(p9999_us))
+    })
 }
 
 /// The time limit of a row, and the meaning of numbers at the limit.

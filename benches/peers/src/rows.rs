@@ -11,9 +11,11 @@ pub(crate) enum Unit {
     Milliseconds,
     /// Mebibytes: less is better.
     Mebibytes,
+    /// Kibibytes: less is better.
+    Kibibytes,
     /// Repetitions: less is better.
     Retries,
-    /// Bytes on disk per byte of live keys and values: less is better.
+    /// Bytes on disk per byte of keys and values: less is better.
     BytesPerByte,
 }
 
@@ -30,6 +32,7 @@ impl Unit {
             Self::Microseconds => "µs",
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
+            Self::Kibibytes => "KiB",
             Self::Retries => "retries",
             Self::BytesPerByte => "×",
         }
@@ -152,6 +155,44 @@ pub(crate) const ROWS: &[Row] = &[
     resource("compaction", "time of that compaction", Unit::Milliseconds, Bar::None),
     resource("memory", "anonymous memory after the load", Unit::Mebibytes, AtMost(120.0)),
     resource("memory_read", "anonymous memory after reading, too", Unit::Mebibytes, Bar::None),
+    rate("beyond_load", "load in random order, limited", Writes, TimesBest(1.5), ""),
+    latency("beyond_put_p9999_limited", "put of that load, p99.99", Bar::None),
+    resource("beyond_memory_limited", "anonymous memory of that load, at most", Unit::Mebibytes, Bar::None),
+    resource("beyond_open_cold", "open to the first get, files not in memory, limited", Unit::Milliseconds, Bar::None),
+    rate("beyond_get_limited", "get, uniform, limited", Reads, TimesBest(1.0), ""),
+    resource("beyond_get_read", "bytes from the device for such a get", Unit::Kibibytes, Bar::None),
+    rate("beyond_get_zipfian_limited", "get, Zipfian, limited", Reads, TimesBest(1.0), ""),
+    rate("beyond_ycsb_a_limited", "YCSB A, 2 threads, limited", Writes, TimesBest(1.0), ""),
+    rate("beyond_ycsb_b_limited", "YCSB B, 2 threads, limited", Writes, TimesBest(1.0), ""),
+    rate("beyond_ycsb_c_limited", "YCSB C, 2 threads, limited", Reads, TimesBest(1.0), ""),
+    rate("beyond_ycsb_f_limited", "YCSB F, 2 threads, limited", Writes, TimesBest(1.0), ""),
+    rate("beyond_ycsb_d_limited", "YCSB D, 2 threads, limited", Writes, TimesBest(1.0), ""),
+    resource("beyond_open", "open to the first get", Unit::Milliseconds, AtMost(10.0)),
+    rate("beyond_get", "get, uniform", Reads, TimesBest(1.5), ""),
+    rate("beyond_get_zipfian", "get, Zipfian", Reads, TimesBest(1.5), ""),
+    rate("beyond_ycsb_a", "YCSB A, 2 threads", Writes, TimesBest(1.5), ""),
+    rate("beyond_ycsb_b", "YCSB B, 2 threads", Writes, TimesBest(1.5), ""),
+    rate("beyond_ycsb_c", "YCSB C, 2 threads", Reads, TimesBest(1.5), ""),
+    rate("beyond_ycsb_f", "YCSB F, 2 threads", Writes, TimesBest(1.5), ""),
+    rate("beyond_ycsb_d", "YCSB D, 2 threads", Writes, TimesBest(1.5), ""),
+    rate("beyond_overwrite", "overwrite, uniform", Writes, Bar::None, ""),
+    resource("beyond_written", "bytes written to the device for that, per byte", Unit::BytesPerByte, AtMost(5.0)),
+    resource("beyond_dirtied", "bytes of pages that the process made dirty, per byte", Unit::BytesPerByte, Bar::None),
+    resource("beyond_compaction", "time of a full compaction after that and deletes", Unit::Milliseconds, Bar::None),
+    resource("beyond_disk", "disk per byte after it, closed", Unit::BytesPerByte, AtMost(1.2)),
+    resource("beyond_disk_1000", "the same, values of 1,000 B, a tenth of the keys", Unit::BytesPerByte, AtMost(1.1)),
+    rate("beyond_scan_all", "scan of everything after it, pairs", Reads, TimesBest(1.0), ""),
+    rate("beyond_scan_10", "prefix scan of 10 after it", Reads, TimesBest(1.2), ""),
+    rate("beyond_scan_1000", "prefix scan of 1,000 after it", Reads, TimesBest(1.2), ""),
+    rate("beyond_get_compacted", "get, uniform, after it", Reads, Bar::None, ""),
+    rate("beyond_ycsb_e10", "YCSB E, scans of 10, 2 threads, after it", Writes, TimesBest(1.0), ""),
+    rate("beyond_ycsb_e100", "YCSB E, scans of 100, 2 threads, after it", Writes, TimesBest(1.0), ""),
+    resource("beyond_open_killed", "open to the first get after kill -9 among puts", Unit::Milliseconds, AtMost(200.0)),
+    rate("beyond_put", "put, random new keys, each timed", Writes, Bar::None, ""),
+    latency("beyond_put_p50", "such a put, median", Bar::None),
+    latency("beyond_put_p9999", "such a put, p99.99", AtMost(10_000.0)),
+    latency("beyond_put_max", "such a put, the slowest", Bar::None),
+    resource("beyond_memory", "anonymous memory of these puts and of gets, at most", Unit::Mebibytes, AtMost(112.0)),
 ];
 
 /// The row of bare synced appends, without a store.

@@ -1,4 +1,5 @@
-//! The time of a get of a random key in a written store, after a compaction, and after a reopen:
+//! The time of a get of a random key in a written store, whose keys are all in the memtable; with
+//! half of the keys in a table; after a compaction and after a reopen, with all keys in tables:
 //! `cargo bench -p hightower-engine --bench gets`.
 //!
 //! All stores have the same keys and values, are open at once, and alternate, so that other load of
@@ -32,7 +33,10 @@ fn key(number: u64) -> [u8; 16] {
 }
 
 fn open(dir: &Path) -> SingleNodeEngine {
-    let config = StoreConfig::at(dir).with_durability(Durability::Os).with_compaction_interval(Duration::ZERO);
+    let config = StoreConfig::at(dir)
+        .with_durability(Durability::Os)
+        .with_compaction_interval(Duration::ZERO)
+        .with_index_memory_bytes(1 << 30);
     SingleNodeEngine::with_config(config).unwrap()
 }
 
@@ -41,6 +45,18 @@ fn fill(dir: &Path, keys: u64) -> SingleNodeEngine {
     let engine = open(dir);
     let value = vec![7; usize::try_from(number("HIGHTOWER_BENCH_VALUE_BYTES", 100)).unwrap()];
     for number in (0..keys).chain((0..keys).step_by(3)) {
+        engine.put(key(number), &value).unwrap();
+    }
+    engine.flush().unwrap();
+    engine
+}
+
+/// All keys, the first half of them in a table and the others in the memtable.
+fn fill_half(dir: &Path, keys: u64) -> SingleNodeEngine {
+    let engine = fill(dir, keys / 2);
+    engine.checkpoint().unwrap();
+    let value = vec![7; usize::try_from(number("HIGHTOWER_BENCH_VALUE_BYTES", 100)).unwrap()];
+    for number in keys / 2..keys {
         engine.put(key(number), &value).unwrap();
     }
     engine.flush().unwrap();
@@ -84,6 +100,7 @@ fn main() {
     both.run_compaction_now().unwrap();
     let stores = [
         ("get as written", fill(&at("written"), keys)),
+        ("get with half of the keys in a table", fill_half(&at("half"), keys)),
         ("get after compaction", compacted()),
         ("get after reopen", reopened("reopened", fill(&at("reopened"), keys))),
         ("get after compaction and reopen", reopened("both", both)),

@@ -16,6 +16,9 @@ pub(super) const CACHE_BYTES: u64 = 2 << 30;
 /// Opens a store.
 type Open = fn(&Path, Guarantee) -> Result<Box<dyn Store>>;
 
+/// Opens a store within a memory limit in bytes.
+type OpenLimited = fn(&Path, Guarantee, u64) -> Result<Box<dyn Store>>;
+
 /// A store that can take part.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
@@ -33,6 +36,9 @@ pub(crate) struct Entry {
     pub(crate) usage: &'static str,
     /// Opens it, creating it if missing.
     pub(crate) open: Open,
+    /// Opens it with settings for a process whose memory and page cache are limited to a number of
+    /// bytes, if it takes part in `beyond`.
+    pub(crate) open_limited: Option<OpenLimited>,
     /// Opens it for serializable transactions, if it has them.
     pub(crate) open_for_transactions: Option<Open>,
 }

@@ -26,6 +26,7 @@ pub(super) const ENTRY: Entry = Entry {
     usage: "cache of 2 GiB, larger than the data; filters and indexes pinned; no compression (the values do not compress); synced: \
             `persist(SyncData)` after the write, batches with `durability(SyncData)`; compaction: memtable flushed, then a major one",
     open,
+    open_limited: Some(open_limited),
     open_for_transactions: Some(open_for_transactions),
 };
 
@@ -38,6 +39,18 @@ struct Fjall {
 fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
     let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(2).open()?;
     let keyspace = database.keyspace("peers", keyspace_options)?;
+    Ok(Box::new(Fjall { database, keyspace, guarantee }))
+}
+
+/// With an eighth of the memory for memtables and a quarter for its cache.
+fn open_limited(dir: &Path, guarantee: Guarantee, limit_bytes: u64) -> Result<Box<dyn Store>> {
+    let memtables_bytes = limit_bytes / 8;
+    let database = Database::builder(dir)
+        .cache_size(limit_bytes / 4)
+        .max_write_buffer_size(Some(memtables_bytes))
+        .worker_threads(2)
+        .open()?;
+    let keyspace = database.keyspace("peers", || keyspace_options().max_memtable_size(memtables_bytes / 2))?;
     Ok(Box::new(Fjall { database, keyspace, guarantee }))
 }
 

@@ -21,6 +21,7 @@ pub(super) const ENTRY: Entry = Entry {
             cache and survive a killed process, but after power loss the file may be damaged as a whole; synced: its default; it \
             offers no compaction in place",
     open,
+    open_limited: Some(open_limited),
     open_for_transactions: Some(open),
 };
 
@@ -53,6 +54,11 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
     })?;
     let database = created.commit().context("the database was not created")?;
     Ok(Box::new(Lmdb { environment, database }))
+}
+
+/// It has no cache of its own.
+fn open_limited(dir: &Path, guarantee: Guarantee, _limit_bytes: u64) -> Result<Box<dyn Store>> {
+    open(dir, guarantee)
 }
 
 impl Lmdb {

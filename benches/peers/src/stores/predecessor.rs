@@ -20,6 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
             `flush`. A batch is not atomic; the only scan that it offers is `get_prefix`, which looks at every key, copies and has no \
             order, so it is sorted here",
     open,
+    open_limited: None,
     open_for_transactions: None,
 };
 

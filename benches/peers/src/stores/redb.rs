@@ -18,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     usage: "cache of 2 GiB, one transaction per operation; not synced: `Durability::None`, whose commits a killed process loses \
             (there is nothing between that and a sync); synced: `Durability::Immediate`; compaction: `compact`",
     open,
+    open_limited: Some(open_limited),
     open_for_transactions: Some(open),
 };
 
@@ -29,7 +30,16 @@ struct Redb {
 }
 
 fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
-    let database = Database::builder().set_cache_size(usize::try_from(CACHE_BYTES)?).create(dir.join("peers.redb"))?;
+    open_with(dir, guarantee, CACHE_BYTES)
+}
+
+/// With a cache of a quarter of the memory.
+fn open_limited(dir: &Path, guarantee: Guarantee, limit_bytes: u64) -> Result<Box<dyn Store>> {
+    open_with(dir, guarantee, limit_bytes / 4)
+}
+
+fn open_with(dir: &Path, guarantee: Guarantee, cache_bytes: u64) -> Result<Box<dyn Store>> {
+    let database = Database::builder().set_cache_size(usize::try_from(cache_bytes)?).create(dir.join("peers.redb"))?;
     let durability = match guarantee {
         Guarantee::Process => Durability::None,
         Guarantee::Power => Durability::Immediate,

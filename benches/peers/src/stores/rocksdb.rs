@@ -23,6 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
             of 10 bits, hash index in 4 KiB blocks, hyper-clock block cache of 2 GiB, no compression (the values do not compress); \
             synced: `sync` with recycled logs; compaction: `compact_range` down to the last level",
     open,
+    open_limited: Some(open_limited),
     open_for_transactions: None,
 };
 
@@ -33,17 +34,26 @@ struct Rocks {
 }
 
 fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
+    open_with(dir, guarantee, 512 << 20, CACHE_BYTES)
+}
+
+/// With an eighth of the memory for memtables and a quarter for its block cache.
+fn open_limited(dir: &Path, guarantee: Guarantee, limit_bytes: u64) -> Result<Box<dyn Store>> {
+    open_with(dir, guarantee, limit_bytes / 8, limit_bytes / 4)
+}
+
+fn open_with(dir: &Path, guarantee: Guarantee, memtables_bytes: u64, cache_bytes: u64) -> Result<Box<dyn Store>> {
     let mut write_options = WriteOptions::default();
     write_options.set_sync(guarantee == Guarantee::Power);
-    let database = DB::open(&options(guarantee), dir)?;
+    let database = DB::open(&options(guarantee, memtables_bytes, cache_bytes), dir)?;
     Ok(Box::new(Rocks { database, write_options, read_options: ReadOptions::default() }))
 }
 
-fn options(guarantee: Guarantee) -> Options {
+fn options(guarantee: Guarantee, memtables_bytes: u64, cache_bytes: u64) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.increase_parallelism(2);
-    options.optimize_level_style_compaction(512 << 20);
+    options.optimize_level_style_compaction(memtables_bytes as usize);
     options.set_compression_per_level(&[DBCompressionType::None; 7]);
     options.set_compression_type(DBCompressionType::None);
     options.set_level_compaction_dynamic_level_bytes(true);
@@ -55,13 +65,13 @@ fn options(guarantee: Guarantee) -> Options {
     if guarantee == Guarantee::Power {
         options.set_recycle_log_file_num(4);
     }
-    options.set_block_based_table_factory(&table_options());
+    options.set_block_based_table_factory(&table_options(cache_bytes));
     options
 }
 
-fn table_options() -> BlockBasedOptions {
+fn table_options(cache_bytes: u64) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_hyper_clock_cache(CACHE_BYTES as usize, 0));
+    table.set_block_cache(&Cache::new_hyper_clock_cache(cache_bytes as usize, 0));
     table.set_bloom_filter(10.0, false);
     table.set_whole_key_filtering(true);
     table.set_block_size(4 << 10);

@@ -18,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     usage: "cache of 2 GiB, `Mode::HighThroughput`; not synced: the flush every 500 ms that is its default, so a killed process \
             loses what came after the last one; synced: `flush` after the write; it offers no compaction",
     open,
+    open_limited: None,
     open_for_transactions: None,
 };
 

@@ -21,6 +21,7 @@ pub(super) const ENTRY: Entry = Entry {
             compression; not synced: the flush every 200 ms that is its default, so a killed process loses what came after the last \
             one; synced: `flush` after the write; it offers no compaction",
     open,
+    open_limited: None,
     open_for_transactions: None,
 };
 
