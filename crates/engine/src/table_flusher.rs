@@ -228,10 +228,7 @@ impl TableFlusher {
         if may_flush {
             let _no_room = self.try_flush(turn)?;
         }
-        let count = self.tables.stats().len();
-        if count >= 2 {
-            self.merge_if_there_is_room(turn, count)?;
-        }
+        self.merge_all(turn)?;
         let state = self.read.index.handle()?;
         let lower = self.tables.stats().len() + turn.frozen.len();
         let active = state.active_memtable().stats();
@@ -241,6 +238,12 @@ impl TableFlusher {
             self.read.segments.set_hidden_counts(&hidden);
         }
         Ok(())
+    }
+
+    /// Merges all tables into one if there is room for it.
+    pub(crate) fn merge_all(&self, turn: &mut Turn) -> Result<()> {
+        let count = self.tables.stats().len();
+        if count < 2 { Ok(()) } else { self.merge_if_there_is_room(turn, count) }
     }
 
     fn merge_if_there_is_room(&self, turn: &mut Turn, count: usize) -> Result<()> {

@@ -217,3 +217,23 @@ fn an_absent_key_is_absent_whatever_its_hash_meets() {
     }
     assert!(world.engine.submit(Command::set("absent/0", "value", 1)).unwrap().changed());
 }
+
+#[test]
+fn after_an_explicit_compaction_one_table_has_all_keys() {
+    let dir = TempDir::new().unwrap();
+    let config = StoreConfig::at(dir.path().join("kv")).with_compaction_interval(Duration::ZERO);
+    let engine = SingleNodeEngine::with_config(config).unwrap();
+    // Each run takes at most 4 MiB of keys, so these take two, and each leaves a table.
+    let keys: Vec<String> = (0..3000).map(|number| format!("{:01800}", number * 37 % 3000)).collect();
+    for round in ["first", "second"] {
+        for key in &keys {
+            engine.put(key, round).unwrap();
+        }
+    }
+    let report = engine.run_compaction_now().unwrap();
+    assert!(report.runs >= 2, "{report:?}");
+    let tables = engine.stats().tables;
+    assert_eq!(tables.iter().map(|table| table.keys).collect::<Vec<_>>(), [3000]);
+    assert!(keys.iter().all(|key| engine.get(key).unwrap().unwrap() == b"second"));
+    engine.close().unwrap();
+}

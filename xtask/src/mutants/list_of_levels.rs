@@ -27,6 +27,11 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "a compaction's table covers only what tables point to",
         &[ENGINE_HISTORIES],
     ),
+    caught(
+        "moves_stay_in_their_tables",
+        "after an explicit compaction one table has all keys",
+        &[plain("hightower-engine", "levels", "after_an_explicit_compaction")],
+    ),
     caught("merge_keeps_what_does_not_exist", "a merge leaves out entries of removed segments", &[ENGINE_HISTORIES]),
     caught(
         "tombstone_above_an_older_put_goes",
