@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use hightower_kv::Error;
 use hightower_kv::auth;
 
+/// The remedy for a table that cannot be used.
+pub(crate) const TABLE_REMEDY: &str = "the log has all that a table has: remove the file while nobody uses the store, and \
+    the next open for writing, such as by `htkvctl compact`, rebuilds the tables";
+
 /// The outcome of a verb that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -93,7 +97,12 @@ impl Failure {
                 "{} contains no store: set --data-dir or HTKV_DATA_DIR; `put`, `import` and `shell` create one",
                 dir.display()
             ),
-            Self::Store(error) => error.to_string(),
+            Self::Store(error) => match error {
+                Error::Corrupt { path, .. } if path.extension().is_some_and(|end| end == "tbl") => {
+                    format!("{error}; {TABLE_REMEDY}")
+                }
+                _ => error.to_string(),
+            },
             Self::Auth(error) => error.to_string(),
             Self::Interrupted { so_far: None } => "interrupted".into(),
             Self::Interrupted { so_far: Some(done) } => format!("interrupted; {done}"),

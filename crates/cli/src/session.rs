@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hightower_kv::{Components, Error, SingleNodeEngine, StoreConfig};
+use hightower_kv::{Components, Error, SingleNodeEngine, StoreConfig, TablesUse};
 
 use crate::failure::Failure;
 use crate::interrupt;
@@ -107,8 +107,8 @@ impl Store {
         Self::open_visibly(config, Screen::new(true))
     }
 
-    /// As [`open`](Self::open), with a progress bar for slow openings and a note on writes that a
-    /// crash dropped.
+    /// As [`open`](Self::open), with a progress bar for slow openings, and notes on writes that a
+    /// crash dropped and on unusable tables.
     fn open_visibly(config: StoreConfig, screen: Screen) -> Result<Self, Failure> {
         let mut bar = OpenBar::new(screen);
         let opened =
@@ -120,6 +120,13 @@ impl Store {
             let dropped = bytes(dropped_bytes);
             screen
                 .note(&format!("the last writer did not close the store: {dropped} of unfinished writes were dropped"));
+        }
+        if let TablesUse::Rebuilt { reason } = &engine.open_report().tables {
+            let done = match engine.stats().tables.is_empty() {
+                false => "the tables were rebuilt from the log",
+                true => "the whole log was read into memory",
+            };
+            screen.note(&format!("a table could not be used, so {done}: {reason}"));
         }
         interrupt::close_on_interrupt(&engine);
         Ok(Self { engine, owned: true })

@@ -117,3 +117,32 @@ fn verbs_that_need_closed_files_fail_in_the_shell() {
     assert!(shell.err.contains("leave the shell first"), "{}", shell.err);
     assert!(tool.path("copy").exists());
 }
+
+/// A damaged table stops reads that need it, and costs nothing else.
+#[test]
+fn a_damaged_table_is_named_and_rebuilt() {
+    let (tool, records) = filled();
+    let files = std::fs::read_dir(tool.store()).unwrap().map(|file| file.unwrap().path());
+    let table = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "tbl")).unwrap();
+    let mut bytes = std::fs::read(&table).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    tool.run(["export"]).fails(3, "the next open for writing");
+    assert_eq!(tool.run(["check"]).code, Some(0), "the log is whole");
+    let checked = tool.ok(["check", "--level", "tables"]);
+    assert!(checked.contains("a table cannot be used") && checked.contains("remove the file"), "{checked}");
+    assert_eq!(tool.run(["--json", "check", "--level", "tables"]).json()["tables"], json!("useless"));
+
+    std::fs::remove_file(&table).unwrap();
+    let stats = tool.run(["stats"]);
+    assert!(stats.err.contains("the whole log was read into memory"), "{}", stats.err);
+    assert!(String::from_utf8_lossy(&stats.out).contains("damaged table  "));
+    let stats = tool.run(["--json", "stats"]).json();
+    assert!(stats["table_damage"].as_str().unwrap().contains(".tbl"), "{stats}");
+    assert_eq!((&stats["tables"], &stats["keys"]), (&json!(0), &json!(2000)));
+    let compacted = tool.run(["compact"]);
+    assert!(compacted.err.contains("the tables were rebuilt from the log"), "{}", compacted.err);
+    assert!(tool.ok(["check", "--level", "tables"]).contains("the same as the log"));
+    assert_eq!(tool.run(["--json", "stats"]).json()["table_damage"], Value::Null);
+    assert!(tool.run(["export"]).out == records);
+}

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hightower_kv::{AppendPath, Error, Stats};
+use hightower_kv::{AppendPath, Error, SingleNodeEngine, Stats, TablesUse};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -41,6 +41,8 @@ The figures:
   index        memory of the latest keys while the store is open, and its budget
   disk         disk space of the segments, including preallocated space
   tables       number of tables, and disk space of them
+  damaged table, flush failed, refuses writes
+               what is wrong, if something is
   seq          the number of the latest commit, ascending with gaps; durable: the last commit that
                survives power loss
   log/s        growth of the log in bytes per second, since the previous line";
@@ -75,14 +77,14 @@ struct Answer {
     retained_versions: u64,
     append_path: &'static str,
     poisoned: Option<String>,
+    table_damage: Option<String>,
+    flush_failure: Option<String>,
 }
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let Some(every) = self.every else {
-            let answer = session
-                .reader()?
-                .finish(|store| Ok(Answer { keys: store.len() as u64, ..Answer::of(store.stats()) }))?;
+            let answer = session.reader()?.finish(|store| Ok(Answer::of_store(store)))?;
             session.screen.answer(&answer, || answer.describe())?;
             return Ok(Exit::Done);
         };
@@ -134,7 +136,7 @@ fn columns(cells: [String; 7]) -> String {
 }
 
 fn look(session: &Session) -> Result<Answer, Failure> {
-    session.reader()?.finish(|store| Ok(Answer { keys: store.len() as u64, ..Answer::of(store.stats()) }))
+    session.reader()?.finish(|store| Ok(Answer::of_store(store)))
 }
 
 fn nap_until(then: Instant) -> Result<(), Failure> {
@@ -173,7 +175,19 @@ impl Answer {
                 _ => "none",
             },
             poisoned: stats.poisoned,
+            table_damage: stats.table_damage,
+            flush_failure: stats.index_memory.flush_failure,
         }
+    }
+
+    /// The figures of a store. For a reader that cannot use its tables, these count as damaged.
+    fn of_store(store: &SingleNodeEngine) -> Self {
+        let answer = Self::of(store.stats());
+        let unused = match &store.open_report().tables {
+            TablesUse::Rebuilt { reason } if answer.tables == 0 => Some(reason.clone()),
+            _ => None,
+        };
+        Self { keys: store.len() as u64, table_damage: answer.table_damage.or(unused), ..answer }
     }
 
     fn describe(&self) -> String {
@@ -191,6 +205,12 @@ impl Answer {
         ];
         if let Some(reason) = &self.poisoned {
             rows.push(("refuses writes", reason.clone()));
+        }
+        if let Some(reason) = &self.table_damage {
+            rows.push(("damaged table", reason.clone()));
+        }
+        if let Some(reason) = &self.flush_failure {
+            rows.push(("flush failed", reason.clone()));
         }
         pairs(rows)
     }

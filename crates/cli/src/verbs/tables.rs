@@ -1,6 +1,6 @@
 //! `tables`: the store's tables, one by one.
 
-use hightower_kv::{TableStats, TablesUse};
+use hightower_kv::TableStats;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -14,8 +14,9 @@ Examples:
   htkvctl tables
   htkvctl tables --json        one object per line, the newest table first
 
-A table is a file of keys and of the places of their records. It makes the next open fast: only the log behind what it covers \
-is read. Tables are disposable: the log holds everything. `htkvctl check --level tables` verifies them.";
+A table is a file of keys and of the places of their records. Flushes, compactions and closes write tables; merges join them. \
+An open maps them and reads only the log behind what they cover. Of the tables that have a key, the newest counts. Tables are \
+disposable: the log holds everything. `htkvctl check --level tables` verifies them.";
 
 /// Show the table files, with their keys
 #[derive(Debug, clap::Args)]
@@ -32,20 +33,16 @@ struct Answer {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        let (tables, use_of) =
-            session.reader()?.finish(|store| Ok((store.stats().tables, store.open_report().tables.clone())))?;
+        let tables = session.reader()?.finish(|store| Ok(store.stats().tables))?;
         if session.screen.json {
             for table in &tables {
                 session.screen.answer(&Answer::of(table), String::new)?;
             }
             return Ok(Exit::Done);
         }
-        if let TablesUse::Rebuilt { reason } = &use_of {
-            session.screen.say(&format!("a table could not be used, so the log was read: {reason}"))?;
-        } else if tables.is_empty() {
-            session.screen.say(&styled(DIM, "there is no table; the next open reads the log"))?;
-        }
-        if !tables.is_empty() {
+        if tables.is_empty() {
+            session.screen.say(&styled(DIM, "no table is in use; the next open reads the log"))?;
+        } else {
             let heading = ["table", "length", "keys", "tombstones"];
             session.screen.say(&table(&heading, tables.iter().map(row)))?;
         }
