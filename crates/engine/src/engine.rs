@@ -3,6 +3,8 @@
 
 mod compose;
 mod deleting;
+#[cfg(all(test, not(shuttle)))]
+mod histories;
 mod opening;
 mod reading;
 mod transacting;

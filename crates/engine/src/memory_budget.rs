@@ -184,9 +184,9 @@ impl MemoryBudget {
     }
 
     fn is_due_at(&self, levels: &LevelStats) -> bool {
-        let is_full = levels.active_bytes as u64 >= self.budget_bytes / 2;
+        let is_full = levels.active_bytes as u64 >= self.budget_bytes / 2 && !planted("full_memtables_not_flushed");
         let is_long = self.log_bytes.load(Ordering::Relaxed) >= self.budget_bytes.saturating_mul(LOG_TIMES);
-        levels.frozen > 0 || ((is_full || is_long) && self.has_entries())
+        (levels.frozen > 0 && !planted("failed_flush_not_repeated")) || ((is_full || is_long) && self.has_entries())
     }
 
     fn has_entries(&self) -> bool {

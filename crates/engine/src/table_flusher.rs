@@ -167,7 +167,7 @@ impl TableFlusher {
         let mut writer = state.writer();
         let installed = writer.replace_all_tables(vec![Arc::clone(&written.reader)], self.read.segments.set());
         installed.map_err(|error| self.store.poison().latch(&error))?;
-        self.read.segments.set_hidden_counts(&[]);
+        self.clear_hidden_counts();
         self.read.segments.set_table_counts(&state.table_counts());
         let views = writer.older_views();
         drop(writer);
@@ -342,6 +342,10 @@ impl TableFlusher {
         now.list.newest_first.insert(0, written.named);
         now.stats.insert(0, TableStats::of(&written.reader));
         now.list.covered = frozen.covered;
+        // A compaction since the freeze has put its outputs into tables, too.
+        if !planted("outputs_covered_no_more") {
+            now.list.covered.compacted_below = frozen.covered.compacted_below.max(before.list.covered.compacted_below);
+        }
         if planted("table_covers_later_commits") {
             now.list.covered = self.end_of_log(&*self.log.lock()?);
         }
@@ -352,7 +356,9 @@ impl TableFlusher {
         let installed =
             writer.install_flushed(&frozen.memtable, Some(Arc::clone(&written.reader)), self.read.segments.set());
         installed.map_err(|error| self.store.poison().latch(&error))?;
-        self.read.segments.remove_from_memtables(written.reader.segments());
+        if !planted("flushed_entries_counted_twice") {
+            self.read.segments.remove_from_memtables(written.reader.segments());
+        }
         self.read.segments.set_table_counts(&state.table_counts());
         let views = writer.older_views();
         drop(writer);
@@ -383,7 +389,7 @@ impl TableFlusher {
         let installed = writer.replace_tables(&replaced, Some(Arc::clone(&written.reader)));
         installed.map_err(|error| self.store.poison().latch(&error))?;
         // The merge has left out what was hidden.
-        self.read.segments.set_hidden_counts(&[]);
+        self.clear_hidden_counts();
         self.read.segments.set_table_counts(&state.table_counts());
         let views = writer.older_views();
         drop(writer);
@@ -391,6 +397,13 @@ impl TableFlusher {
         self.budget.note_merge();
         turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: stale });
         Ok(())
+    }
+
+    /// The tables have no hidden entries any more, or some whose number is not known.
+    fn clear_hidden_counts(&self) {
+        if !planted("hidden_counts_stay") {
+            self.read.segments.set_hidden_counts(&[]);
+        }
     }
 
     /// Names a written table in the manifest, with the whole list. If that fails, removes the
@@ -460,5 +473,37 @@ fn worth_merging(newest_first: &[TableStats]) -> Option<usize> {
     if count >= WORTH_MERGING {
         return Some(count);
     }
-    (newest_first.len() > TABLES_MAX).then(|| count.max(2))
+    (newest_first.len() > TABLES_MAX && !planted("tables_without_bound")).then(|| count.max(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TABLES_MAX, TableStats, worth_merging};
+
+    fn tables(lengths: &[u64]) -> Vec<TableStats> {
+        lengths.iter().map(|&len_bytes| TableStats { id: 1, len_bytes, keys: 1, tombstones: 0 }).collect()
+    }
+
+    #[test]
+    fn tables_of_similar_length_are_merged_and_there_are_never_more_than_eight() {
+        let worth = |lengths: &[u64]| worth_merging(&tables(lengths));
+        assert_eq!(worth(&[]), None);
+        assert_eq!(worth(&[1, 1, 1]), None);
+        assert_eq!(worth(&[1, 1, 1, 1]), Some(4));
+        assert_eq!(worth(&[1, 2, 6, 18, 55]), Some(4));
+        assert_eq!(worth(&[1, 1, 1, 100, 100]), None, "the large ones are not worth it");
+        let steep: Vec<u64> = (0..9).map(|power| 4_u64.pow(power)).collect();
+        assert_eq!((worth(&steep[..TABLES_MAX]), worth(&steep)), (None, Some(2)));
+        // Flushes of any lengths.
+        let (mut lengths, mut number) = (Vec::new(), 1_u64);
+        for _ in 0..10_000 {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            lengths.insert(0, 1 << (number >> 59));
+            if let Some(count) = worth(&lengths) {
+                let merged = lengths.drain(..count).sum();
+                lengths.insert(0, merged);
+            }
+            assert!(lengths.len() <= TABLES_MAX, "{lengths:?}");
+        }
+    }
 }

@@ -10,10 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hightower_engine::{Batch, Command, Entry, Error, Expect, SingleNodeEngine, Snapshot, StoreConfig, TablesUse};
-use tempfile::TempDir;
+use hightower_engine::{
+    Batch, Command, Components, Entry, Error, Expect, SingleNodeEngine, Snapshot, StoreConfig, TablesUse,
+};
+use hightower_segment::sim::SimFs;
 
 /// A key's version and value.
 type Model = BTreeMap<String, (u64, String)>;
@@ -22,24 +25,24 @@ type Model = BTreeMap<String, (u64, String)>;
 struct World {
     engine: SingleNodeEngine,
     model: Model,
-    dir: TempDir,
+    fs: SimFs,
     index_memory_bytes: u64,
 }
 
-fn open(dir: &TempDir, index_memory_bytes: u64) -> SingleNodeEngine {
-    let mut config = StoreConfig::at(dir.path().join("kv"))
+fn open(fs: &SimFs, index_memory_bytes: u64) -> SingleNodeEngine {
+    let mut config = StoreConfig::at("/store")
         .with_compaction_interval(Duration::ZERO)
         .with_index_memory_bytes(index_memory_bytes)
         .with_max_segment_size(4 << 10)
         .with_min_segment_size(4 << 10);
     config.compaction.tombstone_grace = Duration::ZERO;
-    SingleNodeEngine::with_config(config).unwrap()
+    SingleNodeEngine::with_components(config, Components::default().with_fs(Arc::new(fs.clone()))).unwrap()
 }
 
 impl World {
     fn new(index_memory_bytes: u64) -> Self {
-        let dir = TempDir::new().unwrap();
-        Self { engine: open(&dir, index_memory_bytes), model: Model::new(), dir, index_memory_bytes }
+        let fs = SimFs::new();
+        Self { engine: open(&fs, index_memory_bytes), model: Model::new(), fs, index_memory_bytes }
     }
 
     fn put(&mut self, key: &str, value: &str) {
@@ -101,7 +104,7 @@ fn check_snapshot(snapshot: &Snapshot, model: &Model, keys: &[String]) {
 /// show.
 #[test]
 fn every_read_and_every_commit_equals_the_model_while_levels_move() {
-    let cases = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(6_u64);
+    let cases = std::env::var("HIGHTOWER_TEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(12_u64);
     for seed in 1..=cases {
         let mut number = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = |below: u64| {
@@ -180,11 +183,11 @@ fn every_read_and_every_commit_equals_the_model_while_levels_move() {
                 }
                 12 => world.engine.checkpoint().unwrap(),
                 13 if draw(3) == 0 => {
-                    let World { engine, model, dir, index_memory_bytes } = world;
+                    let World { engine, model, fs, index_memory_bytes } = world;
                     engine.close().unwrap();
-                    let engine = open(&dir, index_memory_bytes);
+                    let engine = open(&fs, index_memory_bytes);
                     assert!(!matches!(engine.open_report().tables, TablesUse::Rebuilt { .. }), "seed {seed}");
-                    world = World { engine, model, dir, index_memory_bytes };
+                    world = World { engine, model, fs, index_memory_bytes };
                 }
                 13 => drop(world.engine.run_compaction_now().unwrap()),
                 14 => snapshots.push((world.engine.snapshot().unwrap(), world.model.clone())),
@@ -220,9 +223,9 @@ fn an_absent_key_is_absent_whatever_its_hash_meets() {
 
 #[test]
 fn after_an_explicit_compaction_one_table_has_all_keys() {
-    let dir = TempDir::new().unwrap();
-    let config = StoreConfig::at(dir.path().join("kv")).with_compaction_interval(Duration::ZERO);
-    let engine = SingleNodeEngine::with_config(config).unwrap();
+    let config = StoreConfig::at("/store").with_compaction_interval(Duration::ZERO);
+    let components = Components::default().with_fs(Arc::new(SimFs::new()));
+    let engine = SingleNodeEngine::with_components(config, components).unwrap();
     // Each run takes at most 4 MiB of keys, so these take two, and each leaves a table.
     let keys: Vec<String> = (0..3000).map(|number| format!("{:01800}", number * 37 % 3000)).collect();
     for round in ["first", "second"] {

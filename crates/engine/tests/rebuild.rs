@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use hightower_engine::{Background, Components, Error, OpenPhase, Range, SingleNodeEngine, StoreConfig, TablesUse};
-use hightower_segment::sim::{CrashPlan, SimFs};
+use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 
 const DIR: &str = "/store";
 
@@ -268,4 +268,60 @@ fn a_crash_at_any_moment_of_a_rebuild_costs_only_another() {
         }
     }
     assert!(mended > 10 && whole > 0, "{mended} {whole}");
+}
+
+/// A store with segments that are half dead, and a memtable that a failed flush has frozen.
+fn with_a_frozen_memtable() -> (SimFs, SingleNodeEngine, Content) {
+    let fs = SimFs::new();
+    let config = config(Duration::ZERO).with_checkpoint_after_compaction(false);
+    let engine = SingleNodeEngine::with_components(config, components(&fs, Background::Caller)).unwrap();
+    for round in 0..4_u8 {
+        for number in (0..200).step_by(1 + usize::from(round)) {
+            engine.put(format!("key/{number:03}"), [round; 60]).unwrap();
+        }
+    }
+    engine.checkpoint().unwrap();
+    for number in 0..100 {
+        engine.put(format!("other/{number:03}"), "in the frozen memtable").unwrap();
+    }
+    fs.inject(Fault { kind: FaultKind::NoDescriptors, at_call: fs.call_count(), lasting: true });
+    assert_eq!(engine.checkpoint().unwrap_err().code(), "io");
+    fs.heal();
+    let content = read_all(&engine).unwrap();
+    assert_eq!(content.len(), 300);
+    (fs, engine, content)
+}
+
+/// Reads blocks of the tables, and then their lines.
+fn read_all(engine: &SingleNodeEngine) -> Result<Content, Error> {
+    let content = content(engine.iter().unwrap())?;
+    for (key, value) in &content {
+        assert_eq!(engine.get(key)?.as_deref(), Some(&value[..]));
+    }
+    Ok(content)
+}
+
+/// The memtable was frozen before the compaction, and is flushed after it.
+#[test]
+fn outputs_stay_covered_when_an_older_memtable_is_flushed_after_their_compaction() {
+    let (fs, engine, expected) = with_a_frozen_memtable();
+    let before = fs.call_count();
+    let report = engine.run_compaction_now().unwrap();
+    assert!(report.moved_records > 50, "{report:?}");
+    let calls = fs.call_count() - before;
+    engine.checkpoint().unwrap();
+    let killed = open(&fs.after_kill());
+    assert!(matches!(killed.open_report().tables, TablesUse::Loaded { .. }));
+    assert_eq!(killed.open_report().replayed_records, 0, "all of it is in the tables");
+    assert!(read_all(&killed).unwrap() == expected);
+    let mut rebuilds = 0;
+    for at in 0..calls {
+        let (fs, engine, expected) = with_a_frozen_memtable();
+        fs.inject(Fault { kind: FaultKind::FlipBit, at_call: fs.call_count() + at, lasting: false });
+        let (Ok(_), Err(_)) = (engine.run_compaction_now(), read_all(&engine)) else { continue };
+        engine.checkpoint().unwrap();
+        assert!(read_all(&engine).unwrap() == expected, "after a flip at call {at}");
+        rebuilds += engine.stats().compaction.rebuilds;
+    }
+    assert!(rebuilds > 0, "no flip has damaged a table");
 }

@@ -244,11 +244,16 @@ const FOR_NAME_BYTES: u64 = 20_000;
 /// restores the reserve.
 #[test]
 fn a_full_device_of_half_dead_segments_is_compacted() {
-    for (is_killed, for_name_bytes) in [(false, 0), (true, 0), (false, FOR_NAME_BYTES), (true, FOR_NAME_BYTES)] {
+    let ways = [(false, 0), (true, 0), (false, FOR_NAME_BYTES), (true, FOR_NAME_BYTES)];
+    for ((is_killed, for_name_bytes), is_flushed) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
         let fs = SimFs::new();
         fs.set_for_name_bytes(for_name_bytes);
         let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
         (0..400).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
+        if is_flushed {
+            // What is dead is hidden by a higher level.
+            engine.checkpoint().unwrap();
+        }
         (0..400).step_by(2).for_each(|number| assert!(engine.delete(key(number)).unwrap().changed()));
         engine.flush().unwrap();
         // Others take the remaining room.
@@ -265,6 +270,10 @@ fn a_full_device_of_half_dead_segments_is_compacted() {
         let report = engine.run_compaction_now().unwrap();
         let dead_bytes = engine.stats().dead_bytes;
         assert!(report.freed_bytes > 15_000 && dead_bytes < 10_000, "{dead_bytes} bytes are dead: {report:?}");
+        for number in 0..400 {
+            let expected = (number % 2 == 1).then(|| vec![1; 100]);
+            assert_eq!(engine.get(key(number)).unwrap().as_deref(), expected.as_deref(), "{number}");
+        }
         engine.put("room", [1; 100]).unwrap();
         (1..400).step_by(2).for_each(|number| assert!(engine.delete(key(number)).unwrap().changed()));
         engine.run_compaction_now().unwrap();
@@ -468,4 +477,74 @@ fn a_flush_that_fails_anywhere_leaves_the_old_table() {
         }
         assert!(failures > 0, "{kind:?}");
     }
+}
+
+/// The new places are written to a table; if it finds no room after all, they go to the memtable.
+#[test]
+fn a_compaction_whose_table_has_no_room_works_without_it() {
+    let long_key = |number: u32| format!("{number:x<1000}");
+    // A table is expected to take less for each key than these keys are long.
+    for free_bytes in (0..12_000).step_by(500) {
+        let fs = SimFs::new();
+        let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        (0..60).for_each(|number| assert!(engine.put(long_key(number), [1; 10]).unwrap().changed()));
+        (0..60).step_by(3).for_each(|number| assert!(engine.put(long_key(number), [2; 10]).unwrap().changed()));
+        engine.checkpoint().unwrap();
+        fs.set_capacity_bytes(Some(fs.used_bytes() + free_bytes));
+        let report = engine.run_compaction_now().unwrap();
+        assert!(report.moved_records > 10 && report.freed_bytes > 10_000, "{free_bytes}: {report:?}");
+        let check = |engine: &SingleNodeEngine| {
+            for number in 0..60 {
+                let written = if number % 3 == 0 { 2 } else { 1 };
+                assert_eq!(engine.get(long_key(number)).unwrap().unwrap(), [written; 10], "{number}");
+            }
+            assert_eq!(engine.len(), 60);
+        };
+        check(&engine);
+        check(&open(&fs.after_kill(), AppendMode::Mapped, 2).unwrap());
+    }
+}
+
+/// The device has room, but no free names.
+#[test]
+fn an_explicit_compaction_frees_names_where_nothing_is_dead() {
+    let fs = SimFs::new();
+    for number in 0..16 {
+        let engine = open_with(&fs, config(AppendMode::Mapped), 1, Background::Caller).unwrap();
+        engine.put(key(number), [1; 100]).unwrap();
+        engine.close().unwrap();
+    }
+    let engine = open_with(&fs, config(AppendMode::Mapped), 2, Background::Caller).unwrap();
+    fs.set_more_files(Some(0));
+    let written = (16..1000).find(|number| engine.put(key(*number), [1; 100]).is_err()).unwrap();
+    engine.run_compaction_now().unwrap();
+    (written..written + 50).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
+    (0..written + 50).for_each(|number| assert_eq!(engine.get(key(number)).unwrap().unwrap(), [1; 100]));
+}
+
+/// Tombstones of the memtable hide puts in a table, also from a snapshot, whose view keeps the
+/// segments of the puts. Without room for a flush, compaction changes the memtable that the
+/// snapshot reads.
+#[test]
+fn a_tombstone_that_hides_a_put_in_a_table_stays_in_the_memtable() {
+    let mut config = config(AppendMode::Mapped);
+    config.compaction.tombstone_grace = Duration::ZERO;
+    let fs = SimFs::new();
+    let engine = open_with(&fs, config, 1, Background::Caller).unwrap();
+    (0..60).for_each(|number| assert!(engine.put(key(number), [1; 100]).unwrap().changed()));
+    engine.checkpoint().unwrap();
+    for number in 0..60 {
+        engine.delete(key(number)).unwrap();
+        // So that the segments of the deletes have dead records, too.
+        engine.put("counter", [1; 60]).unwrap();
+    }
+    let snapshot = engine.snapshot().unwrap();
+    fs.set_capacity_bytes(Some(fs.used_bytes()));
+    let report = engine.run_compaction_now().unwrap();
+    assert!(report.removed_segments > 2, "{report:?}");
+    for number in 0..60 {
+        assert_eq!(snapshot.get(key(number)).unwrap(), None, "{number}");
+        assert_eq!(engine.get(key(number)).unwrap(), None, "{number}");
+    }
+    assert_eq!(engine.snapshot_state().unwrap().len(), 1);
 }

@@ -15,28 +15,72 @@ const fn model(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Loom, ..plain("hightower-state", "lib", filter) }
 }
 
+const fn faults(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "upkeep_faults", filter)
+}
+
+/// Reads and commits of every kind.
 const ENGINE_HISTORIES: Catcher = plain("hightower-engine", "levels", "every_read_and_every_commit");
-const HALF_DEAD: Catcher =
-    plain("hightower-engine", "upkeep_faults", "a_full_device_of_half_dead_segments_is_compacted");
+/// Flushes, merges, runs of compaction and rebuilds in any order.
+const MOVING: Catcher = within_engine("whatever_is_flushed_merged_and_compacted");
+const HALF_DEAD: Catcher = faults("a_full_device_of_half_dead_segments_is_compacted");
 
 const HISTORIES: Catcher = plain("hightower-state", "level_histories", "");
 
 pub(super) const OF_LEVELS: &[Mutant] = &[
+    caught("compaction_of_uncovered_segments", "a compaction's table covers only what tables point to", &[MOVING]),
+    caught("overtaken_records_move", "a record is live if the view's entry points to exactly it", &[MOVING]),
+    caught("relocations_unnamed", "the manifest that names outputs names the table of their places", &[MOVING]),
+    caught("outputs_counted_twice", "what tables cover is not replayed and counted again: outputs", &[MOVING]),
+    caught("covered_part_replayed", "what tables cover is not replayed and counted again: the log", &[MOVING]),
+    caught("flushed_entries_counted_twice", "a flushed entry is an entry of a table, no more of a memtable", &[MOVING]),
     caught(
-        "compaction_of_uncovered_segments",
-        "a compaction's table covers only what tables point to",
-        &[ENGINE_HISTORIES],
+        "memtable_tombstones_go",
+        "a tombstone of a memtable stays while there is a lower level",
+        &[faults("a_tombstone_that_hides_a_put_in_a_table"), MOVING],
     ),
     caught(
         "moves_stay_in_their_tables",
         "after an explicit compaction one table has all keys",
         &[plain("hightower-engine", "levels", "after_an_explicit_compaction")],
     ),
-    caught("merge_keeps_what_does_not_exist", "a merge leaves out entries of removed segments", &[ENGINE_HISTORIES]),
+    caught("hidden_counts_stay", "what a merge has left out is not subtracted from the counts", &[MOVING]),
+    caught(
+        "outputs_covered_no_more",
+        "outputs stay covered when a memtable of before their compaction is flushed",
+        &[plain("hightower-engine", "rebuild", "outputs_stay_covered"), MOVING],
+    ),
+    caught("merge_keeps_what_does_not_exist", "a merge leaves out entries of removed segments", &[MOVING]),
+    caught("levels_gone_segments_answer", "an entry of a removed segment does not exist", &[MOVING]),
     caught(
         "tombstone_above_an_older_put_goes",
         "a tombstone stays while a lower level has an older put of its key",
-        &[ENGINE_HISTORIES],
+        &[MOVING],
+    ),
+    caught(
+        "tombstones_ignore_a_merge",
+        "records that a merge has just found dead keep tombstones, too",
+        &[within_engine("a_tombstone_stays_when_a_merge")],
+    ),
+    caught(
+        "tombstone_below_a_snapshot_goes",
+        "a tombstone stays while a snapshot or a transaction is older",
+        &[plain("hightower-engine", "transactions", "a_version_does_not_come_back")],
+    ),
+    caught(
+        "tables_without_bound",
+        "after a flush there are at most eight tables",
+        &[within_engine("tables_of_similar_length")],
+    ),
+    caught(
+        "full_tables_end_compaction",
+        "a compaction whose table has no room works without it",
+        &[faults("a_compaction_whose_table_has_no_room")],
+    ),
+    caught(
+        "names_are_not_freed",
+        "an explicit compaction joins segments where a device has no free names",
+        &[faults("an_explicit_compaction_frees_names")],
     ),
     caught("hidden_entries_stay_live", "without room for a merge, what levels hide is dead", &[HALF_DEAD]),
     caught("moves_hide_newer_commits", "a moved record replaces its entry in the memtable", &[HALF_DEAD]),
@@ -99,17 +143,17 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
     caught(
         "other_keys_record_believed",
         "a record that a table's hash leads to counts only if it has the key",
-        &[within_engine("an_absent_key_is_absent_whatever")],
+        &[plain("hightower-engine", "levels", "an_absent_key_is_absent_whatever")],
     ),
     caught(
         "flushed_changes_unseen",
         "a range of a transaction has not changed in levels below the active memtable either",
-        &[within_engine("every_read_and_every_commit_equals")],
+        &[ENGINE_HISTORIES],
     ),
     caught(
         "flushed_changes_forgotten",
         "a transaction whose range is unchanged commits, also after a freeze",
-        &[within_engine("every_read_and_every_commit_equals")],
+        &[ENGINE_HISTORIES],
     ),
     caught(
         "levels_flush_out_of_order",
@@ -126,6 +170,21 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "writers_not_slowed",
         "writers are delayed while flushes are slower than they are",
         &[budget("writers_are_slowed_when_all_memtables")],
+    ),
+    caught(
+        "full_memtables_not_flushed",
+        "a flush is due when the active memtable has half of the budget",
+        &[budget("the_memory_of_the_index")],
+    ),
+    caught(
+        "failed_flush_not_repeated",
+        "a flush that has failed is repeated",
+        &[budget("a_memtable_that_a_failed_flush_has_frozen")],
+    ),
+    caught(
+        "unused_memtables_kept",
+        "a memtable that has become a table is freed",
+        &[budget("the_memory_of_the_index")],
     ),
     caught(
         "frozen_bytes_not_counted",

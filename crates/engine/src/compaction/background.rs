@@ -111,7 +111,7 @@ impl Compaction {
         }
     }
 
-    fn usage(&self) -> Vec<SegmentUsage> {
+    pub(crate) fn usage(&self) -> Vec<SegmentUsage> {
         usage(&self.read, &self.time, self.config.compaction.tombstone_grace)
     }
 
@@ -254,7 +254,13 @@ impl Compaction {
     }
 
     /// A run of compaction. If it meets a damaged table, the store knows that.
-    fn run_once(&self, turn: &mut Turn, usage: &[SegmentUsage], victims: &[u32], goal: Goal) -> Result<RunReport> {
+    pub(crate) fn run_once(
+        &self,
+        turn: &mut Turn,
+        usage: &[SegmentUsage],
+        victims: &[u32],
+        goal: Goal,
+    ) -> Result<RunReport> {
         self.runner.compact(turn, usage, victims, goal).map_err(|failure| self.read.noted(failure))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_compactor::{Host, Need, RateLimiter, RecordPlace, SegmentUsage, Visit, Visitor};
-use hightower_index::pin;
+use hightower_index::{Guard, pin};
 use hightower_log::{
     CommandRef, EncodeError, Placement, RecordContext, SegmentKind, encode_head, encoded_len, payload_checksum,
 };
@@ -13,7 +13,7 @@ use hightower_seams::Clock;
 use hightower_segment::{
     CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentRecord, SegmentStore, Stamp,
 };
-use hightower_state::{CommandKind, LeveledKvState};
+use hightower_state::{CommandKind, EntryRecord, LeveledKvState};
 use hightower_table::{EntryKind, RecordPointer, TableEntry, TableWriter};
 
 use crate::compaction::usage::age;
@@ -147,6 +147,14 @@ impl<'a> RunHost<'a> {
         (now_ms >= learned_ms && age(now_ms, learned_ms) >= grace) || planted("grace_ignored")
     }
 
+    /// Whether the entry of a tombstone can go with its record. One of a table goes with its
+    /// segment, in the new view only. One of a frozen memtable would stay. One of the active
+    /// memtable would also be missing from older views, which may have older entries of the key in
+    /// lower levels.
+    fn can_go(&self, key: &[u8], guard: &Guard) -> bool {
+        self.state.is_one_level(guard) || !self.state.is_in_memtable(key, guard)
+    }
+
     /// An output with room for one more record of `len_bytes`.
     fn output_for(&mut self, len_bytes: usize) -> Result<&mut CompactedWriter> {
         let has_room = self.output.as_ref().is_some_and(|output| output.remaining_bytes() as usize >= len_bytes);
@@ -234,11 +242,15 @@ impl Host for RunHost<'_> {
     }
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Result<Need> {
-        let newest = self.state.entry(command.key(), &pin())?;
-        let Some(newest) = newest.filter(|newest| newest.location == place_of(place)) else { return Ok(Need::None) };
+        let guard = pin();
+        let newest = self.state.entry(command.key(), &guard)?;
+        let is_it =
+            |newest: &EntryRecord<Place>| newest.location == place_of(place) || planted("overtaken_records_move");
+        let Some(newest) = newest.filter(is_it) else { return Ok(Need::None) };
         let is_expired = newest.kind == CommandKind::Delete
             && self.is_expired(place.segment, command.timestamp())
-            && !self.state.has_snapshot_below(self.last_seq);
+            && (!self.state.has_snapshot_below(self.last_seq) || planted("tombstone_below_a_snapshot_goes"))
+            && (self.can_go(command.key(), &guard) || planted("memtable_tombstones_go"));
         Ok(if is_expired { Need::Expired } else { Need::Keep })
     }
 

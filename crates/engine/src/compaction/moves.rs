@@ -84,7 +84,8 @@ impl MemtableMoves<'_> {
         }
     }
 
-    /// Removes dropped tombstones, unless a newer command has replaced them.
+    /// Removes dropped tombstones, unless a newer command has replaced them. The active memtable is
+    /// the only level.
     pub(crate) fn forget(&self, places: &[RecordPlace]) -> Result<()> {
         for some in places.chunks(MOVES_PER_LOCK) {
             let guard = pin();

@@ -238,10 +238,15 @@ impl CompactionRunner {
     /// The list of tables with the relocations above all; `None` if it stays the same.
     fn list_with(&self, relocations: Option<&WrittenTable>, outputs: &[CompactedSegment]) -> Option<NamedTables> {
         let mut list = self.tables.current().list;
-        list.newest_first.insert(0, relocations?.named);
+        let named = relocations?.named;
+        if !planted("relocations_unnamed") {
+            list.newest_first.insert(0, named);
+        }
         // The outputs' records are all in the table.
         let last_id = outputs.iter().map(|output| output.segment.id()).max().unwrap_or(0);
-        list.covered.compacted_below = list.covered.compacted_below.max(last_id.saturating_add(1));
+        if !planted("outputs_counted_twice") {
+            list.covered.compacted_below = list.covered.compacted_below.max(last_id.saturating_add(1));
+        }
         Some(list)
     }
 

@@ -32,7 +32,8 @@ impl SimDir {
         if cache.names.contains_key(&path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        if cache.room().available_bytes < cache.for_name_bytes {
+        let room = cache.room();
+        if room.available_bytes < cache.for_name_bytes || room.available_files == 0 {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let inode = cache.next_inode;

@@ -34,6 +34,7 @@ pub(super) struct PageCache {
     pub(super) faults: Vec<Fault>,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) for_name_bytes: u64,
+    pub(super) names_max: Option<u64>,
     pub(super) promise: bool,
 }
 
@@ -98,6 +99,7 @@ impl PageCache {
             faults: Vec::new(),
             capacity_bytes: None,
             for_name_bytes: 0,
+            names_max: None,
             promise,
         }
     }
@@ -184,7 +186,8 @@ impl PageCache {
             ..DeviceRoom::UNKNOWN
         };
         let room = self.capacity_bytes.map_or(DeviceRoom::UNKNOWN, limited);
-        DeviceRoom { for_name_bytes: self.for_name_bytes, ..room }
+        let available_files = self.names_max.map_or(u64::MAX, |max| max.saturating_sub(self.names.len() as u64));
+        DeviceRoom { for_name_bytes: self.for_name_bytes, available_files, ..room }
     }
 
     /// Whether a file may grow to `len`.

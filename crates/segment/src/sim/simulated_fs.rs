@@ -85,6 +85,13 @@ impl SimFs {
         self.cache.lock().for_name_bytes = for_name_bytes;
     }
 
+    /// Limits the number of files to `more` than there are now; calls that would exceed it fail for
+    /// lack of room. `None` removes the limit.
+    pub fn set_more_files(&self, more: Option<u64>) {
+        let mut cache = self.cache.lock();
+        cache.names_max = more.map(|more| cache.names.len() as u64 + more);
+    }
+
     /// The total length of all files.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {

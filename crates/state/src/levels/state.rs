@@ -181,6 +181,12 @@ impl<L: Location> LeveledKvState<L> {
             .map_or(Ok(()), |search| search.for_each_entry(|entry| record_of(&entry).into_iter().for_each(&mut each)))
     }
 
+    /// Whether a memtable has an entry of a key.
+    #[must_use]
+    pub fn is_in_memtable(&self, key: &[u8], guard: &Guard) -> bool {
+        self.inner().view(guard).memtables().any(|memtable| memtable.get(key, guard).is_some())
+    }
+
     /// Whether a live snapshot may read below `seq`, which must be published.
     #[must_use]
     pub fn has_snapshot_below(&self, seq: u64) -> bool {
@@ -287,7 +293,9 @@ impl<L: Location> LeveledKvState<L> {
     pub fn reclaim(&self) {
         self.memory.reclaim();
         // Dropped after the lock is released, because freeing a memtable takes a step for each key.
-        drop(self.writer().take_unused());
+        if !planted("unused_memtables_kept") {
+            drop(self.writer().take_unused());
+        }
     }
 }
 
