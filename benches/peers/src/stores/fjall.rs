@@ -44,13 +44,9 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
 
 /// With an eighth of the memory for memtables and a quarter for its cache.
 fn open_limited(dir: &Path, guarantee: Guarantee, limit_bytes: u64) -> Result<Box<dyn Store>> {
-    let memtables_bytes = limit_bytes / 8;
-    let database = Database::builder(dir)
-        .cache_size(limit_bytes / 4)
-        .max_write_buffer_size(Some(memtables_bytes))
-        .worker_threads(2)
-        .open()?;
-    let keyspace = database.keyspace("peers", || keyspace_options().max_memtable_size(memtables_bytes / 2))?;
+    let database = Database::builder(dir).cache_size(limit_bytes / 4).worker_threads(2).open()?;
+    // Half for the active one, half for the one that is flushed.
+    let keyspace = database.keyspace("peers", || keyspace_options().max_memtable_size(limit_bytes / 16))?;
     Ok(Box::new(Fjall { database, keyspace, guarantee }))
 }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::entry::{CACHE_BYTES, Entry};
 use crate::store::{Check, Guarantee, Store, Visit, end_of_prefix};
