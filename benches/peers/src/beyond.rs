@@ -49,6 +49,8 @@ const PAIR_LEN_BYTES: u64 = (KEY_LEN_BYTES + VALUE_LEN_BYTES) as u64;
 pub(crate) enum Step {
     /// Puts of all keys in random order.
     Load,
+    /// The keys that were not put in time, without a memory limit.
+    Rest,
     /// Gets and YCSB from an empty page cache.
     Limited,
     /// Open, gets and YCSB with all files in the page cache.
@@ -69,8 +71,9 @@ pub(crate) enum Step {
 
 impl Step {
     /// All steps in their order.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Load,
+        Self::Rest,
         Self::Limited,
         Self::Cached,
         Self::Churn,
@@ -119,6 +122,7 @@ impl<'a> Beyond<'a> {
     pub(crate) fn run(mut self, step: Step) -> Result<Vec<Measurement>> {
         match step {
             Step::Load => self.load()?,
+            Step::Rest => self.put_rest()?,
             Step::Limited => self.limited()?,
             Step::Cached => self.cached()?,
             Step::Churn => self.churn()?,
@@ -167,24 +171,33 @@ impl<'a> Beyond<'a> {
         self.rate("beyond_load", &done);
         self.number("beyond_put_p9999_limited", histogram.quantile_ns(0.9999) as f64 / 1e3);
         self.number("beyond_memory_limited", mebibytes(sampler.most_bytes()?));
-        self.put_rest(&*store, done.operations)?;
+        fs::write(self.progress(), done.operations.to_string())?;
         store.settle()?;
         store.close()
     }
 
-    /// Puts the keys of a load beyond the first `done` in batches.
-    fn put_rest(&self, store: &dyn Store, done: u64) -> Result<()> {
+    /// The file with the number of keys that a load has put.
+    fn progress(&self) -> PathBuf {
+        self.dir.with_extension("progress")
+    }
+
+    /// Puts the keys that the load has not put, in batches.
+    fn put_rest(&self) -> Result<()> {
+        let done: u64 = fs::read_to_string(self.progress())?.parse()?;
+        fs::remove_file(self.progress())?;
+        if done == self.keys {
+            return Ok(());
+        }
         let (order, started) = (Permutation::new(self.keys, 1), Instant::now());
+        let store = self.open_in(self.dir)?;
         for first in (done..self.keys).step_by(COMPLETING_BATCH) {
             let places = first..(first + COMPLETING_BATCH as u64).min(self.keys);
-            put_batch(store, places.map(|place| order.at(place)), VALUE_LEN_BYTES)?;
-            ensure!(
-                started.elapsed() <= self.load_budget(),
-                "the load did not end in twice {} s",
-                self.load_budget().as_secs()
-            );
+            put_batch(&*store, places.map(|place| order.at(place)), VALUE_LEN_BYTES)?;
+            let limit = self.load_budget();
+            ensure!(started.elapsed() <= limit, "the rest of the load did not end in {} s", limit.as_secs());
         }
-        Ok(())
+        store.settle()?;
+        store.close()
     }
 
     fn limited(&mut self) -> Result<()> {

@@ -129,7 +129,7 @@ impl Plan {
         Ok(command)
     }
 
-    /// The steps of `beyond`. They need the content of the first one, so they end with it.
+    /// The steps of `beyond`. They need the content of the load, so they end with it.
     fn run_beyond(&self, id: &str, dir: &Path) -> Vec<Result<Vec<Measurement>>> {
         let mut results = Vec::new();
         let steps = if id == BARE { &Step::ALL[..1] } else { &Step::ALL[..] };
@@ -137,9 +137,9 @@ impl Plan {
             let started = Instant::now();
             let result = self.run_beyond_step(id, dir, number, step).with_context(|| format!("{step:?}"));
             eprintln!("{id} {step:?}: {:.1} s", started.elapsed().as_secs_f64());
-            let is_first_failed = step == Step::Load && result.is_err();
+            let is_unloaded = matches!(step, Step::Load | Step::Rest) && result.is_err();
             results.push(result);
-            if is_first_failed {
+            if is_unloaded {
                 break;
             }
         }
