@@ -60,14 +60,16 @@ struct World {
     /// The content of earlier tables. They replace later ones.
     old_tables: Vec<Vec<u8>>,
     usable: Usable,
+    index_memory_bytes: u64,
     kills: u64,
     loaded: u64,
     rebuilt: u64,
     mended: u64,
 }
 
-fn open(dir: &Path, clock: &Arc<ManualClock>, read_only: bool) -> SingleNodeEngine {
+fn open(dir: &Path, clock: &Arc<ManualClock>, read_only: bool, index_memory_bytes: u64) -> SingleNodeEngine {
     let config = StoreConfig::at(dir)
+        .with_index_memory_bytes(index_memory_bytes)
         .with_max_segment_size(4 << 10)
         .with_min_segment_size(4 << 10)
         .with_compaction_interval(Duration::ZERO)
@@ -120,7 +122,9 @@ impl World {
         let place = TempDir::new().unwrap();
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let dir = place.path().join("kv");
-        let engine = open(&dir, &clock, false);
+        // With a few KiB, memtables become tables all the time.
+        let index_memory_bytes = if seed.is_multiple_of(2) { 256 << 20 } else { 4 << 10 };
+        let engine = open(&dir, &clock, false, index_memory_bytes);
         Self {
             random: Random(seed),
             clock,
@@ -131,6 +135,7 @@ impl World {
             snapshots: Vec::new(),
             old_tables: Vec::new(),
             usable: Usable::Yes,
+            index_memory_bytes,
             kills: 0,
             loaded: 0,
             rebuilt: 0,
@@ -254,7 +259,7 @@ impl World {
         assert!(report.is_whole(), "damaged tables lose nothing: {report:?}");
         let is_rebuilt = matches!(report.tables, Some(TablesUse::Rebuilt { .. }));
         assert!(is_rebuilt || self.usable != Usable::No, "a check sees each damage: {report:?}");
-        self.engine = open(&self.dir, &self.clock, false);
+        self.engine = open(&self.dir, &self.clock, false, self.index_memory_bytes);
         match &self.engine.open_report().tables {
             TablesUse::Loaded { .. } => {
                 assert_ne!(self.usable, Usable::No);
@@ -385,11 +390,11 @@ impl World {
         self.engine.backup_to(&backup).unwrap();
         restore(&Components::default(), &backup, &restored).unwrap();
         for _ in 0..2 {
-            let copy = open(&restored, &self.clock, false);
+            let copy = open(&restored, &self.clock, false, self.index_memory_bytes);
             self.check_content(&copy);
             copy.close().unwrap();
         }
-        let copy = open(&restored, &self.clock, true);
+        let copy = open(&restored, &self.clock, true, self.index_memory_bytes);
         self.check_content(&copy);
         let report = copy.open_report();
         let has_none = matches!(report.tables, TablesUse::None) && self.model.is_empty();
@@ -402,13 +407,13 @@ impl World {
         self.snapshots.clear();
         self.engine.close().unwrap();
         self.usable = Usable::Yes;
-        let readers = [0, 1].map(|_| open(&self.dir, &self.clock, true));
+        let readers = [0, 1].map(|_| open(&self.dir, &self.clock, true, self.index_memory_bytes));
         for reader in &readers {
             self.check_content(reader);
             assert_eq!(reader.open_report().replayed_records, 0);
         }
         drop(readers);
-        self.engine = open(&self.dir, &self.clock, false);
+        self.engine = open(&self.dir, &self.clock, false, self.index_memory_bytes);
     }
 }
 
