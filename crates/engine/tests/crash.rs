@@ -211,8 +211,8 @@ fn check_backup(world: &World, fs: &SimFs, point: CrashPoint) -> Result<(), Stri
     Ok(())
 }
 
-/// The seeds from here on stand for workloads with a memory budget of 4 KiB: memtables become tables
-/// all the time.
+/// The seeds from here on stand for workloads with a memory budget of 4 KiB: memtables become
+/// tables all the time.
 const TIGHT: u64 = 1 << 32;
 
 fn world(seed: u64, mode: AppendMode) -> World {
