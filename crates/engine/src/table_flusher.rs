@@ -17,7 +17,7 @@ use std::sync::Arc;
 use hightower_index::{pin, synchronize};
 use hightower_seams::Entropy;
 use hightower_segment::{CoveredPosition, NamedTables, SegmentStore};
-use hightower_table::{LevelMerge, MergeSource, ScanDirection, TableError, TableRange, TableWriter};
+use hightower_table::{LevelMerge, MergeSource, ScanDirection, TableError, TableRange, TableReader, TableWriter};
 
 use crate::commit_log::{CommitLock, CommitLog};
 use crate::components::{Background, Components};
@@ -201,8 +201,12 @@ impl TableFlusher {
         self.try_merge(turn)
     }
 
-    /// Merges the newest tables if that is worth it and there is room for it.
+    /// Drops dead tables, and merges the newest others if that is worth it and there is room.
     pub(crate) fn try_merge(&self, turn: &mut Turn) -> Result<()> {
+        match self.drop_dead(turn) {
+            Err(Error::Full { .. }) => {}
+            dropped => dropped?,
+        }
         let tables = self.tables.stats();
         if tables.len() < 2 {
             return Ok(());
@@ -365,6 +369,34 @@ impl TableFlusher {
         let stale = named_before.into_iter().filter(|old| !now.list.newest_first.contains(old)).collect::<Vec<_>>();
         self.tables.replace(now);
         Ok((!stale.is_empty()).then(|| UnnamedFiles { views, segments: Vec::new(), tables: stale }))
+    }
+
+    /// Drops tables whose entries all point into segments that compaction has removed. One table
+    /// stays, because the covered position belongs to the tables.
+    fn drop_dead(&self, turn: &mut Turn) -> Result<()> {
+        let state = self.read.index.handle()?;
+        let segments = self.read.segments.set();
+        let is_dead = |table: &Arc<TableReader>| !table.segments().iter().any(|found| segments.contains(found.segment));
+        let tables = state.tables();
+        let mut dead: Vec<u64> = tables.iter().filter(|table| is_dead(table)).map(|table| table.id()).collect();
+        dead.truncate(tables.len().saturating_sub(1));
+        if dead.is_empty() || planted("dead_tables_kept") {
+            return Ok(());
+        }
+        let store = self.store.in_use()?;
+        let mut now = self.tables.current();
+        let stale = now.list.newest_first.extract_if(.., |table| dead.contains(&table.id.into())).collect();
+        now.stats.retain(|table| !dead.contains(&table.id.into()));
+        store.set_tables(now.list.clone(), 0)?;
+        let mut writer = state.writer();
+        for id in dead {
+            writer.replace_tables(&[id], None).map_err(|error| self.store.poison().latch(&error))?;
+        }
+        let views = writer.older_views();
+        drop(writer);
+        self.tables.replace(now);
+        turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: stale });
+        Ok(())
     }
 
     /// Merges the newest `count` tables into one.

@@ -50,6 +50,41 @@ fn live(segments: &[SegmentStats]) -> BTreeMap<u32, (u64, u64, u64)> {
     segments.iter().filter(|segment| segment.live_records + segment.dead_records > 0).map(of).collect()
 }
 
+/// The table of a run's moves has all that the tables below it had.
+#[test]
+fn a_table_whose_entries_have_all_moved_goes() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));
+    let components = Components::default().with_clock(Arc::clone(&clock) as Arc<_>);
+    // No merge follows the runs.
+    let config = config(dir.path()).with_checkpoint_after_compaction(false);
+    let engine = SingleNodeEngine::with_components(config, components).unwrap();
+    for number in 0..1000 {
+        engine.put(key(number), "overwritten").unwrap();
+        engine.put(key(number), number.to_string()).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    let before = engine.stats().tables[0].id;
+    let snapshot = engine.snapshot().unwrap();
+    assert!(engine.run_compaction_now().unwrap().removed_segments > 3);
+    let tables = engine.stats().tables;
+    assert_eq!((tables.len(), tables[0].keys, engine.len()), (1, 1000, 1000), "{tables:?}");
+    assert_ne!(tables[0].id, before);
+    let tables_on_disk = || files(&dir).iter().filter(|name| name.ends_with(".tbl")).count();
+    assert_eq!(tables_on_disk(), 2, "the snapshot holds the old one");
+    let read = |read: &dyn Fn(String) -> Vec<u8>| {
+        assert!((0..1000).all(|number| read(key(number)) == number.to_string().as_bytes()));
+    };
+    read(&|key| snapshot.get(key).unwrap().unwrap().to_vec());
+    drop(snapshot);
+    engine.run_compaction_now().unwrap();
+    assert_eq!(tables_on_disk(), 1);
+    read(&|key| engine.get(key).unwrap().unwrap().to_vec());
+    engine.close().unwrap();
+    let engine = open_at(&dir, &clock);
+    assert!(matches!(engine.open_report().tables, TablesUse::Loaded { tables: 1, entries: 1000, .. }));
+    read(&|key| engine.get(key).unwrap().unwrap().to_vec());
+}
+
 #[test]
 fn what_was_overwritten_is_freed_and_the_rest_stays() {
     let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::at(1_700_000_000_000)));

@@ -202,6 +202,11 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         &[within_engine("flushes_that_are_always_due_leave")],
     ),
     caught(
+        "dead_tables_kept",
+        "a table without entries in existing segments goes",
+        &[plain("hightower-engine", "compaction", "a_table_whose_entries_have_all_moved_goes")],
+    ),
+    caught(
         "damage_ends_maintenance",
         "maintenance that meets a damaged table rebuilds the tables and goes on",
         &[plain("hightower-engine", "rebuild", "a_compaction_that_meets_damage")],
