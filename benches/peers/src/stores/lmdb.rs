@@ -44,10 +44,15 @@ fn open_environment(dir: &Path, flags: EnvFlags) -> Result<Env<WithTls>> {
 }
 
 fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
-    let flags = match guarantee {
-        Guarantee::Process => EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC,
-        Guarantee::Power => EnvFlags::WRITE_MAP,
-    };
+    open_with(dir, guarantee, EnvFlags::empty())
+}
+
+fn open_with(dir: &Path, guarantee: Guarantee, more: EnvFlags) -> Result<Box<dyn Store>> {
+    let flags = more
+        | match guarantee {
+            Guarantee::Process => EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC,
+            Guarantee::Power => EnvFlags::WRITE_MAP,
+        };
     let environment = open_environment(dir, flags)?;
     let created = environment.create_databases_and_commit(environment.write_txn()?, |opener, transaction| {
         Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(opener.create_database::<Bytes, Bytes>(transaction, None)?))
@@ -56,9 +61,9 @@ fn open(dir: &Path, guarantee: Guarantee) -> Result<Box<dyn Store>> {
     Ok(Box::new(Lmdb { environment, database }))
 }
 
-/// It has no cache of its own.
+/// It has no cache of its own. The kernel's read-ahead would read megabytes for each get.
 fn open_limited(dir: &Path, guarantee: Guarantee, _limit_bytes: u64) -> Result<Box<dyn Store>> {
-    open(dir, guarantee)
+    open_with(dir, guarantee, EnvFlags::NO_READ_AHEAD)
 }
 
 impl Lmdb {
