@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_segment::{
-    CommitHistory, ForkGuard, Manifest, NamedTables, ReadOnlyStore, Recovery, RecoveryReport, Segment, SegmentStore,
+    CommitHistory, ForkGuard, NamedTables, ReadOnlyStore, Recovery, RecoveryReport, Segment, SegmentStore,
     StoreOptions, Tolerance,
 };
 use hightower_state::LeveledKvState;
@@ -149,13 +149,13 @@ fn rebuild_tables(
     components: &Components,
     watch: Watch<'_>,
 ) -> Result<NamedTables> {
-    let Manifest { tables: before, next_table_id, .. } = store.manifest();
+    let before = store.manifest().tables;
     let rebuild = TableRebuild {
         dir: store.dir(),
         entropy: &*components.entropy,
         segments,
         list: &before,
-        next_id: next_table_id,
+        take_id: &|| Ok(store.take_table_id()?),
         hash_seed: None,
         run_bytes: RUN_BYTES,
     };

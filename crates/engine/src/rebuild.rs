@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::load::{ABORTED, OpenPhase, OpenProgress, Watch};
 use crate::mutants::planted;
-use crate::table_files::{WrittenTable, begin_table, open_written, remove_unnamed};
+use crate::table_files::{TakeId, WrittenTable, begin_table, open_written, remove_unnamed};
 
 /// Memory for the records of a run, in bytes.
 pub(crate) const RUN_BYTES: usize = 32 << 20;
@@ -43,8 +43,7 @@ pub(crate) struct TableRebuild<'a> {
     pub(crate) segments: &'a [Arc<Segment>],
     /// The unusable tables, and the position that they cover.
     pub(crate) list: &'a NamedTables,
-    /// The first id that no table has had.
-    pub(crate) next_id: u32,
+    pub(crate) take_id: TakeId<'a>,
     /// The seed of the hash of keys, if it is known.
     pub(crate) hash_seed: Option<u64>,
     /// Memory for the records of a run, in bytes.
@@ -60,7 +59,7 @@ impl TableRebuild<'_> {
     /// table, [`Error::Aborted`] if `watch` breaks. No file is left.
     pub(crate) fn run(&self, watch: Watch<'_>) -> Result<WrittenTable> {
         self.check_room()?;
-        let mut runs = Runs { job: self, next_id: self.next_id, rows: Rows::default(), spilled: Vec::new() };
+        let mut runs = Runs { job: self, rows: Rows::default(), spilled: Vec::new() };
         let total = self.segments.iter().map(|segment| u64::from(self.covered_len(segment))).sum();
         let mut meter = RebuildMeter { done: 0, total, records: 0, watch };
         for segment in self.segments {
@@ -145,7 +144,6 @@ impl RebuildMeter<'_> {
 /// The records that were read: the last of them in memory, the others in files.
 struct Runs<'a> {
     job: &'a TableRebuild<'a>,
-    next_id: u32,
     rows: Rows,
     spilled: Vec<Run<'a>>,
 }
@@ -244,8 +242,7 @@ impl<'a> Runs<'a> {
         TableError: From<S::Error>,
     {
         let job = self.job;
-        let (id, mut writer) = begin_table(job.dir, job.entropy, self.next_id, job.hash_seed)?;
-        self.next_id = id.saturating_add(1);
+        let (id, mut writer) = begin_table(job.dir, job.entropy, job.take_id, job.hash_seed)?;
         writer.push_all(entries, &mut |_| meter.flow()).map_err(unless_aborted)?;
         let summary = TableWriter::finish_with(writer, &mut |_| meter.flow()).map_err(unless_aborted)?;
         open_written(job.dir.as_ref(), id, &summary)
@@ -334,6 +331,7 @@ mod tests {
     use std::ops::ControlFlow;
     use std::path::Path;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
     use hightower_log::SegmentKind;
@@ -405,12 +403,13 @@ mod tests {
         watch: &mut dyn FnMut(OpenProgress) -> ControlFlow<()>,
     ) -> Result<Content> {
         let list = &store.manifest().tables;
+        let next_id = AtomicU32::new(store.manifest().next_table_id);
         let rebuild = TableRebuild {
             dir: store.dir(),
             entropy: &OsEntropy,
             segments: store.segments(),
             list,
-            next_id: store.manifest().next_table_id,
+            take_id: &|| Ok(next_id.fetch_add(1, Ordering::Relaxed)),
             hash_seed: None,
             run_bytes,
         };

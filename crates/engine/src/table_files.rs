@@ -18,21 +18,25 @@ pub(crate) struct WrittenTable {
     pub(crate) reader: Arc<TableReader>,
 }
 
-/// Begins a table with the first free id from `id` on. An id whose file exists is skipped, because
-/// the file may not be the store's. Tables that a lookup reads together share a `seed`, so that it
+/// Returns an id that no table has had.
+pub(crate) type TakeId<'a> = &'a dyn Fn() -> Result<u32>;
+
+/// Begins a table with the next id. An id whose file exists is skipped, because the file may not be
+/// the store's. Tables that a lookup reads together share a `seed`, so that it
 /// hashes the key once.
 pub(crate) fn begin_table(
     dir: &Arc<dyn Dir>,
     entropy: &dyn Entropy,
-    mut id: u32,
+    take_id: TakeId<'_>,
     seed: Option<u64>,
 ) -> Result<(u32, TableWriter)> {
     loop {
+        let id = take_id()?;
         let options = TableOptions::random(id.into(), entropy)
             .map_err(|source| io_error("draw a random number for", dir.path(), source))?;
         let options = seed.map_or(options, |seed| options.with_hash_seed(seed));
         match TableWriter::create(dir, &table_name(id), options) {
-            Err(TableError::Exists { .. }) if id < u32::MAX => id += 1,
+            Err(TableError::Exists { .. }) => {}
             writer => return Ok((id, writer?)),
         }
     }

@@ -9,6 +9,9 @@
 //!
 //! If that fails, the memtable stays frozen, and the next flush writes it first.
 //!
+//! Compaction and merges may take long. They do the flushes that become due meanwhile between their
+//! own steps ([`FlushesBetween`]), so that writers need not wait for their end.
+//!
 //! Before all else, tables that are known to be damaged are rebuilt from the log.
 
 use std::ops::{Bound, ControlFlow};
@@ -48,6 +51,9 @@ const FEW_FILES: u64 = 256;
 const MERGED_SIZE_RATIO: u64 = 2;
 /// The number of such tables that is worth a merge.
 const WORTH_MERGING: usize = 4;
+/// The maximum number of tables after a flush that interrupts long work. The flushes of seconds:
+/// until the merge that follows, each lookup reads a cache line of each table.
+const INTERRUPTED_TABLES_MAX: usize = 4 * TABLES_MAX;
 
 /// Writes tables. Its methods take the data of the turn, so that only its holder can call them.
 #[derive(Debug)]
@@ -61,6 +67,34 @@ pub(crate) struct TableFlusher {
     maintenance: Arc<Maintenance>,
     budget: Arc<MemoryBudget>,
     background: Background,
+}
+
+/// The flushes that become due during long work of the holder of the turn. Its steps do them.
+pub(crate) struct FlushesBetween<'a> {
+    flusher: &'a TableFlusher,
+    turn: &'a mut Turn,
+    /// One has failed. The background repeats it after the work.
+    has_failed: bool,
+}
+
+impl<'a> FlushesBetween<'a> {
+    pub(crate) fn new(flusher: &'a TableFlusher, turn: &'a mut Turn) -> Self {
+        Self { flusher, turn, has_failed: false }
+    }
+
+    /// Flushes if that is due. The new table lies above all others. A failure is recorded in the
+    /// budget's numbers.
+    pub(crate) fn step(&mut self) {
+        let flusher = self.flusher;
+        if self.has_failed || !flusher.budget.is_due() || planted("flushes_wait_for_compaction") {
+            return;
+        }
+        if flusher.tables.stats().len() < INTERRUPTED_TABLES_MAX {
+            let flushed = observe(Operation::Checkpoint, || flusher.write_memtables_if_room(self.turn).map(drop));
+            flusher.budget.note_flush(flushed.as_ref().err());
+            self.has_failed = flushed.is_err();
+        }
+    }
 }
 
 /// The parts of a store that [`TableFlusher`] uses.
@@ -153,7 +187,7 @@ impl TableFlusher {
             entropy: &*self.entropy,
             segments: &segments,
             list: &list,
-            next_id: store.manifest().next_table_id,
+            take_id: &|| Ok(store.take_table_id()?),
             hash_seed: self.hash_seed()?,
             run_bytes: RUN_BYTES,
         };
@@ -188,17 +222,22 @@ impl TableFlusher {
     }
 
     fn flush_sound(&self, turn: &mut Turn) -> Result<()> {
+        if self.write_memtables_if_room(turn)? { self.try_merge(turn) } else { Ok(()) }
+    }
+
+    /// Writes all memtables to tables. Returns whether there was an entry in one.
+    fn write_memtables_if_room(&self, turn: &mut Turn) -> Result<bool> {
         let store = self.store.in_use()?;
         let keys = self.keys_in_memtables(turn)?;
         if keys == 0 {
-            return Ok(());
+            return Ok(false);
         }
         if !self.has_room_for(&store, keys)? {
             let detail = "there is no room for a table besides the room that deletes and compaction need".to_owned();
             return Err(Error::Full { detail });
         }
         self.write_memtables(&store, turn)?;
-        self.try_merge(turn)
+        Ok(true)
     }
 
     /// Drops dead tables, and merges the newest others if that is worth it and there is room.
@@ -340,7 +379,7 @@ impl TableFlusher {
         if !planted("table_named_before_log_sync") {
             self.sync_log(store, frozen.memtable.last_seq())?;
         }
-        let written = self.write(store, &mut frozen.memtable.source())?;
+        let written = self.write(store, &mut frozen.memtable.source(), &mut || ())?;
         let before = self.tables.current();
         let mut now = before.clone();
         now.list.newest_first.insert(0, written.named);
@@ -410,11 +449,16 @@ impl TableFlusher {
             merged.iter().map(|table| TableRange::new::<Vec<u8>>(Arc::clone(table), whole(), forward)).collect();
         let segments = self.read.segments.set();
         let exists = |segment| segments.contains(segment) || planted("merge_keeps_what_does_not_exist");
-        let written = self.write(store, &mut LevelMerge::new(sources, forward, exists));
+        let mut flushes = FlushesBetween::new(self, turn);
+        let written = self.write(store, &mut LevelMerge::new(sources, forward, exists), &mut || flushes.step());
         let written = written.map_err(|failure| self.read.noted(failure))?;
         let mut now = self.tables.current();
-        let stale: Vec<_> = now.list.newest_first.splice(..count, [written.named]).collect();
-        now.stats.splice(..count, [TableStats::of(&written.reader)]);
+        // Flushes have put their tables above those of the beginning.
+        let first = now.stats.len().saturating_sub(tables.len());
+        let first = if planted("merge_named_on_top") { 0 } else { first };
+        let place = first..first + count;
+        let stale: Vec<_> = now.list.newest_first.splice(place.clone(), [written.named]).collect();
+        now.stats.splice(place, [TableStats::of(&written.reader)]);
         self.name(store, &written, &now, 0)?;
         let mut writer = state.writer();
         let replaced: Vec<u64> = merged.iter().map(|table| table.id()).collect();
@@ -463,16 +507,20 @@ impl TableFlusher {
         Ok(())
     }
 
-    /// Writes a table durably under its name. After a failure no file is left that an open would
-    /// use.
-    fn write<S>(&self, store: &SegmentStore, entries: &mut S) -> Result<WrittenTable>
+    /// Writes a table durably under its name, and calls `step` now and then. After a failure no
+    /// file is left that an open would use.
+    fn write<S>(&self, store: &SegmentStore, entries: &mut S, step: &mut dyn FnMut()) -> Result<WrittenTable>
     where
         S: MergeSource,
         TableError: From<S::Error>,
     {
         let (id, mut writer) = self.begin_table(store)?;
-        writer.push_all(entries, &mut |_| ControlFlow::Continue(()))?;
-        self.finish_table(store, id, writer)
+        let mut observe = |_| {
+            step();
+            ControlFlow::Continue(())
+        };
+        writer.push_all(entries, &mut observe)?;
+        open_written(store.dir().as_ref(), id, &writer.finish_with(&mut observe)?)
     }
 
     /// Completes a table and opens it.
@@ -482,7 +530,7 @@ impl TableFlusher {
 
     /// Begins a table with the next free id.
     pub(crate) fn begin_table(&self, store: &SegmentStore) -> Result<(u32, TableWriter)> {
-        begin_table(store.dir(), &*self.entropy, store.manifest().next_table_id, self.hash_seed()?)
+        begin_table(store.dir(), &*self.entropy, &|| Ok(store.take_table_id()?), self.hash_seed()?)
     }
 
     /// The seed of the hash of keys that the tables share.

@@ -301,9 +301,10 @@ fn last_seq(entry: &SegmentEntry) -> Option<u64> {
 pub(crate) fn check_tables(parts: &StoreParts, tables: &NamedTables) -> Result<(), SegmentError> {
     let mut after = Manifest::clone(&parts.manifest.lock());
     let known = |id: u32| after.tables.newest_first.iter().any(|table| table.id == id);
-    let again = tables.newest_first.iter().find(|table| table.id < after.next_table_id && !known(table.id));
-    if let Some(table) = again {
-        return Err(SegmentError::Invalid { what: format!("table id {} was used before", table.id) });
+    let unknown =
+        tables.newest_first.iter().find(|table| !known(table.id) && !parts.store.has_taken_table_id(table.id));
+    if let Some(table) = unknown {
+        return Err(SegmentError::Invalid { what: format!("table id {} is not a new one of this store", table.id) });
     }
     after.next_segment_id = parts.store.next_id();
     after.apply(&ManifestEdit { tables: Some(tables.clone()), ..ManifestEdit::default() });

@@ -49,7 +49,13 @@ impl StoreParts {
         manifest: Manifest,
         lock: Box<dyn Lock>,
     ) -> Result<Self, SegmentError> {
-        let store = Arc::new(StoreDir::new(dir, lock, Arc::clone(&options.entropy), manifest.next_segment_id)?);
+        let store = Arc::new(StoreDir::new(
+            dir,
+            lock,
+            Arc::clone(&options.entropy),
+            manifest.next_segment_id,
+            manifest.next_table_id,
+        )?);
         let lengths = Arc::new(FileLengths::new(Arc::clone(&store), options.segment_len_bytes));
         let spares = Arc::new(SpareFiles::new(Arc::clone(&store), options.appends)?);
         let reserves = Arc::new(Reserves::new(Arc::clone(&store), Arc::clone(&lengths), Arc::clone(&spares)));

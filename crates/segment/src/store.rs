@@ -359,6 +359,15 @@ impl SegmentStore {
         compacted::abandon(&self.parts, output)
     }
 
+    /// An id for a new table. No table has had it, and no other call returns it.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Invalid`] after 4 billion of them.
+    pub fn take_table_id(&self) -> Result<u32, SegmentError> {
+        self.parts.store.take_table_id()
+    }
+
     /// Replaces the list of tables in the manifest durably in one step. The tables' files must
     /// already be durable, and so must the log up to the position that they cover. `max_version` is
     /// the highest version of the log up to that position. The file of a table that is no longer in
@@ -367,7 +376,7 @@ impl SegmentStore {
     /// # Errors
     ///
     /// [`SegmentError::Invalid`] for a table that is not in the current list and whose id is not
-    /// above all earlier ids, and for a position that the log does not have;
+    /// from [`take_table_id`](Self::take_table_id), and for a position that the log does not have;
     /// [`SegmentError::Full`], [`SegmentError::Io`] or [`SegmentError::Poisoned`].
     pub fn set_tables(&self, tables: NamedTables, max_version: u64) -> Result<(), SegmentError> {
         compacted::check_tables(&self.parts, &tables)?;

@@ -209,7 +209,7 @@ struct FullAtTheSeal {
 }
 
 impl FsHook for FullAtTheSeal {
-    fn before_write(&self) -> io::Result<()> {
+    fn before_write(&self, _: &str) -> io::Result<()> {
         match self.store.get() {
             Some(store) if self.is_armed.swap(false, Ordering::SeqCst) => {
                 store.prepare_next(STAMP).unwrap();

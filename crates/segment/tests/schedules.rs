@@ -105,6 +105,7 @@ fn program() {
         });
         scope.spawn(|| ended.drain(..).for_each(|input| until_full(compact(&store, input))));
         scope.spawn(|| {
+            (1..=10).for_each(|id| assert_eq!(store.take_table_id().unwrap(), id));
             for tables in [1..=9, 10..=10] {
                 until_full(store.set_tables(list_of(tables), 1));
                 until_full(store.sync_predecessors().map(drop));

@@ -492,6 +492,8 @@ fn row_17_named_tables() {
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 1024, 1));
     world.run(&[PUT]).unwrap();
     let opened = world.open.take().unwrap();
+    let taken: Vec<u32> = (0..3).map(|_| opened.store.take_table_id().unwrap()).collect();
+    assert_eq!(taken, [1, 2, 3]);
     fs.plant(&path("0000000001.tbl"), b"the first");
     fs.plant(&path("0000000002.tbl"), b"the second");
     opened.store.set_tables(tables_of(&opened, 1), 1).unwrap();
@@ -500,8 +502,8 @@ fn row_17_named_tables() {
         let refused = opened.store.set_tables(tables, 1);
         assert!(matches!(refused, Err(SegmentError::Invalid { .. })), "{refused:?}");
     };
-    // Its id was used before, or its position is not in this log.
-    is_refused(tables_of(&opened, 1));
+    // Its id was not taken, or its position is not in this log.
+    is_refused(tables_of(&opened, 4));
     let tables = tables_of(&opened, 3);
     is_refused(NamedTables { covered: CoveredPosition { segment: 9, ..tables.covered }, ..tables.clone() });
     is_refused(NamedTables { covered: CoveredPosition { next_seq: 1 << 40, ..tables.covered }, ..tables.clone() });

@@ -19,6 +19,10 @@ const fn faults(filter: &'static str) -> Catcher {
     plain("hightower-engine", "upkeep_faults", filter)
 }
 
+const fn between(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "flushes_between", filter)
+}
+
 /// Reads and commits of every kind.
 const ENGINE_HISTORIES: Catcher = plain("hightower-engine", "levels", "every_read_and_every_commit");
 /// Flushes, merges, runs of compaction and rebuilds in any order.
@@ -81,6 +85,17 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "names_are_not_freed",
         "an explicit compaction joins segments where a device has no free names",
         &[faults("an_explicit_compaction_frees_names")],
+    ),
+    caught("flushes_wait_for_compaction", "a flush that is due does not wait for long work", &[between("")]),
+    caught(
+        "relocations_named_on_top",
+        "the manifest names a relocation table below the tables of flushes during the run",
+        &[between("a_compaction_flushes")],
+    ),
+    caught(
+        "merge_named_on_top",
+        "the manifest names a merged table below the tables of flushes during the merge",
+        &[between("a_merge_flushes")],
     ),
     caught("hidden_entries_stay_live", "without room for a merge, what levels hide is dead", &[HALF_DEAD]),
     caught("moves_hide_newer_commits", "a moved record replaces its entry in the memtable", &[HALF_DEAD]),

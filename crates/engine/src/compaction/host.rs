@@ -24,7 +24,7 @@ use crate::open_store::OpenStore;
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::Tracked;
-use crate::table_flusher::{TableFlusher, WrittenTable};
+use crate::table_flusher::{FlushesBetween, TableFlusher, WrittenTable};
 
 /// Number of records that are read before the first is looked up in the index: by then the
 /// prefetched index entry is in the cache.
@@ -49,8 +49,6 @@ pub(crate) struct RunParts<'a> {
     pub(crate) flusher: &'a TableFlusher,
     /// No input has a commit above this seq.
     pub(crate) last_seq: u64,
-    /// Whether the new places go to a table, or else to the memtable.
-    pub(crate) has_table: bool,
     /// The segments that the run removes without reading them.
     pub(crate) dead: &'a [u32],
 }
@@ -63,7 +61,8 @@ pub(crate) struct RunHost<'a> {
     store: &'a SegmentStore,
     flusher: &'a TableFlusher,
     last_seq: u64,
-    has_table: bool,
+    /// If the new places go to a table; without one they go to the memtable.
+    flushes: Option<FlushesBetween<'a>>,
     dead: &'a [u32],
     /// The table of the new places of the survivors, and its id.
     relocations: Option<(u32, TableWriter)>,
@@ -91,6 +90,7 @@ impl<'a> RunHost<'a> {
         inputs: &[&SegmentUsage],
         base_seq: u64,
         limiter: RateLimiter,
+        flushes: Option<FlushesBetween<'a>>,
     ) -> Result<Self> {
         let live_bytes: u64 = inputs.iter().map(|usage| usage.live_bytes).sum();
         let guard = pin();
@@ -107,7 +107,7 @@ impl<'a> RunHost<'a> {
             store: parts.store,
             flusher: parts.flusher,
             last_seq: parts.last_seq,
-            has_table: parts.has_table,
+            flushes,
             dead: parts.dead,
             relocations: None,
             _in_order: inputs.iter().map(|input| input.segment.hold_in_order()).collect(),
@@ -172,7 +172,7 @@ impl<'a> RunHost<'a> {
 
     /// Adds the new place of a record to the table of relocations.
     fn relocate(&mut self, key: &[u8], entry: TableEntry) -> Result<()> {
-        if !self.has_table {
+        if self.flushes.is_none() {
             return Ok(());
         }
         let (_, table) = match &mut self.relocations {
@@ -289,6 +289,9 @@ impl Host for RunHost<'_> {
         self.unthrottled_bytes += bytes;
         if self.unthrottled_bytes < THROTTLE_STEP_BYTES {
             return Ok(());
+        }
+        if let Some(flushes) = &mut self.flushes {
+            flushes.step();
         }
         self.limiter.consume(std::mem::take(&mut self.unthrottled_bytes));
         // A close waits for this run, so `wait` checks for a close even if the rate limit needs no

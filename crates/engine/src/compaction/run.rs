@@ -27,7 +27,7 @@ use hightower_compactor::{
 use hightower_index::{pin, synchronize};
 use hightower_log::SegmentKind;
 use hightower_seams::Clock;
-use hightower_segment::{CompactedSegment, Edit, NamedTables, Released, SegmentStore};
+use hightower_segment::{CompactedSegment, Edit, NamedTable, NamedTables, Released, SegmentStore};
 use hightower_state::{LeveledKvState, TableMark};
 
 use crate::compaction::host::{RunHost, RunParts};
@@ -48,7 +48,7 @@ use crate::read_path::{READERS_WAIT_MS, ReadPath};
 use crate::sync::step;
 use crate::sync_path::SyncPath;
 use crate::table::Tracked;
-use crate::table_flusher::{TableFlusher, WrittenTable};
+use crate::table_flusher::{FlushesBetween, TableFlusher, WrittenTable};
 use crate::tables::{TableStats, Tables, UnnamedFiles};
 use crate::time::StoreTime;
 
@@ -73,6 +73,16 @@ pub(crate) struct CompactionRunner {
 struct Marked<'a> {
     state: &'a LeveledKvState<Place>,
     mark: Option<TableMark>,
+    /// Number of tables below the mark. Flushes during the run put theirs above it.
+    tables_below: usize,
+}
+
+impl Marked<'_> {
+    /// The index of the mark in the list of tables.
+    fn index_in(&self, newest_first: &[NamedTable]) -> usize {
+        let above = newest_first.len().saturating_sub(self.tables_below);
+        if planted("relocations_named_on_top") { 0 } else { above }
+    }
 }
 
 impl Drop for Marked<'_> {
@@ -168,7 +178,8 @@ impl CompactionRunner {
         let Victims { usage, inputs, dead, goal } = *victims;
         let ids: Vec<u32> = inputs.iter().map(|usage| usage.id).collect();
         let state = self.read.index.handle()?;
-        let mut marked = Marked { state: &state, mark: Some(state.writer().mark()) };
+        let tables_below = self.tables.stats().len();
+        let mut marked = Marked { state: &state, mark: Some(state.writer().mark()), tables_below };
         let parts = RunParts {
             config: &self.config,
             clock: &*self.clock,
@@ -179,10 +190,12 @@ impl CompactionRunner {
             opened_ms: self.maintenance.opened_ms(),
             flusher: &self.flusher,
             last_seq: state.visible_seq(),
-            has_table,
             dead,
         };
-        let mut host = RunHost::new(&parts, inputs, output_base_seq(usage, &ids), self.rate_limiter(usage, goal))?;
+        // Without a table, the outputs have to lie beyond the covered position, so it must not move.
+        let flushes = has_table.then(|| FlushesBetween::new(&self.flusher, turn));
+        let limiter = self.rate_limiter(usage, goal);
+        let mut host = RunHost::new(&parts, inputs, output_base_seq(usage, &ids), limiter, flushes)?;
         let rule = |emptied: &[u32]| TombstoneRule::new(usage, &[emptied, dead].concat());
         let live_bytes = usage.iter().map(|usage| usage.live_bytes).sum();
         let rewritten = rewrite(&mut host, &ids, Budget::for_store(live_bytes), rule)?;
@@ -196,7 +209,8 @@ impl CompactionRunner {
         if !planted("compaction_without_sync") {
             self.sync.sync_all()?;
         }
-        let edit = Edit { tables: self.list_with(relocations.as_ref(), &outputs), add: outputs, remove: removed };
+        let tables = self.list_with(&marked, relocations.as_ref(), &outputs);
+        let edit = Edit { tables, add: outputs, remove: removed };
         if let Err(failure) = store.install(&edit) {
             // After a poisoning failure the manifest on disk may already name the outputs, so they
             // stay.
@@ -235,12 +249,17 @@ impl CompactionRunner {
         self.flusher.has_room_for(store, keys)
     }
 
-    /// The list of tables with the relocations above all; `None` if it stays the same.
-    fn list_with(&self, relocations: Option<&WrittenTable>, outputs: &[CompactedSegment]) -> Option<NamedTables> {
+    /// The list of tables with the relocations at the mark; `None` if it stays the same.
+    fn list_with(
+        &self,
+        marked: &Marked<'_>,
+        relocations: Option<&WrittenTable>,
+        outputs: &[CompactedSegment],
+    ) -> Option<NamedTables> {
         let mut list = self.tables.current().list;
-        let named = relocations?.named;
+        let (place, named) = (marked.index_in(&list.newest_first), relocations?.named);
         if !planted("relocations_unnamed") {
-            list.newest_first.insert(0, named);
+            list.newest_first.insert(place, named);
         }
         // The outputs' records are all in the table.
         let last_id = outputs.iter().map(|output| output.segment.id()).max().unwrap_or(0);
@@ -269,8 +288,9 @@ impl CompactionRunner {
         moved.map_or(Ok(()), |moved| moves.install(moved))?;
         let mut current = self.tables.current();
         if let (Some(list), Some(table)) = (&edit.tables, &relocations) {
+            let place = marked.index_in(&current.list.newest_first);
             current.list.clone_from(list);
-            current.stats.insert(0, TableStats::of(&table.reader));
+            current.stats.insert(place, TableStats::of(&table.reader));
         }
         let mut writer = marked.state.writer();
         let retired = self.read.segments.retire(&edit.remove);

@@ -11,12 +11,14 @@ use crate::mapping::{MapPermit, Mapping};
 /// Runs before the writes and syncs of a [`HookedFs`]. Each method may wait, or fail the call with
 /// its error.
 pub trait FsHook: Debug + Send + Sync {
-    /// Runs before bytes are written to a file by a call; not before a copy into a map.
+    /// Runs before bytes are written to a file by a call; not before a copy into a map. `name` is
+    /// the name under which the file was created or opened.
     ///
     /// # Errors
     ///
     /// Those of the failed write.
-    fn before_write(&self) -> io::Result<()> {
+    fn before_write(&self, name: &str) -> io::Result<()> {
+        let _any = name;
         Ok(())
     }
 
@@ -82,6 +84,7 @@ struct HookedDir {
 
 #[derive(Debug)]
 struct HookedFile {
+    name: String,
     inner: Arc<dyn File>,
     hook: Arc<dyn FsHook>,
 }
@@ -95,8 +98,8 @@ impl HookedFs {
 }
 
 impl HookedDir {
-    fn hooked(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(HookedFile { inner: file, hook: Arc::clone(&self.hook) })
+    fn hooked(&self, name: &str, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(HookedFile { name: name.to_owned(), inner: file, hook: Arc::clone(&self.hook) })
     }
 }
 
@@ -116,11 +119,11 @@ impl Dir for HookedDir {
     }
 
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.create_new(name).map(|file| self.hooked(file))
+        self.inner.create_new(name).map(|file| self.hooked(name, file))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name, access).map(|file| self.hooked(file))
+        self.inner.open(name, access).map(|file| self.hooked(name, file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -171,7 +174,7 @@ impl File for HookedFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.hook.before_write()?;
+        self.hook.before_write(&self.name)?;
         self.inner.write_at(bytes, offset)
     }
 
