@@ -6,7 +6,7 @@ mod common;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use common::config;
 use hightower_engine::{
@@ -27,15 +27,28 @@ struct Writer {
     is_active: AtomicBool,
     is_writing: AtomicBool,
     next: AtomicU32,
+    fs: SimFs,
+    /// What a kill before each of the last writes of the manifest would have left, and the number
+    /// of new values.
+    killed: Mutex<Vec<(SimFs, u32)>>,
 }
 
 impl FsHook for Writer {
     fn before_write(&self, name: &str) -> io::Result<()> {
+        if !self.is_active.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         // A commit must not wait for the manifest.
-        if name.starts_with("MANIFEST")
-            || !self.is_active.load(Ordering::SeqCst)
-            || self.is_writing.swap(true, Ordering::SeqCst)
-        {
+        if name.starts_with("MANIFEST") {
+            let renewed = self.next.load(Ordering::SeqCst).min(KEYS);
+            let mut killed = self.killed.lock().unwrap();
+            killed.push((self.fs.after_kill(), renewed));
+            if killed.len() > 4 {
+                killed.remove(0);
+            }
+            return Ok(());
+        }
+        if self.is_writing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         for _ in 0..1000 {
@@ -66,8 +79,8 @@ fn key(number: u32) -> String {
 
 fn settings() -> StoreConfig {
     config(AppendMode::Positioned)
-        .with_max_segment_size(64 << 20)
-        .with_min_segment_size(64 << 20)
+        .with_max_segment_size(16 << 20)
+        .with_min_segment_size(16 << 20)
         .with_index_memory_bytes(BUDGET_BYTES)
 }
 
@@ -85,7 +98,8 @@ fn open(fs: &SimFs, writer: &Arc<Writer>) -> SingleNodeEngine {
 /// Does long work beside the writer, and checks that all keys have their newest values, now and
 /// after a kill.
 fn check(work: impl FnOnce(&SingleNodeEngine, &Writer)) {
-    let (fs, writer) = (SimFs::new(), Arc::new(Writer::default()));
+    let writer = Arc::new(Writer::default());
+    let fs = writer.fs.clone();
     let engine = Arc::new(open(&fs, &writer));
     writer.engine.set(Arc::downgrade(&engine)).unwrap();
     for number in 0..KEYS {
@@ -94,7 +108,7 @@ fn check(work: impl FnOnce(&SingleNodeEngine, &Writer)) {
     work(&engine, &writer);
     writer.is_active.store(false, Ordering::SeqCst);
     let renewed = writer.next.load(Ordering::SeqCst).min(KEYS);
-    let check = |engine: &SingleNodeEngine| {
+    let check = |engine: &SingleNodeEngine, renewed| {
         for number in 0..KEYS {
             let value = engine.get(key(number)).unwrap().unwrap();
             if number < renewed {
@@ -105,9 +119,13 @@ fn check(work: impl FnOnce(&SingleNodeEngine, &Writer)) {
         }
         assert_eq!(engine.len(), KEYS as usize);
     };
-    check(&engine);
-    engine.flush().unwrap();
-    check(&open(&fs.after_kill(), &Arc::default()));
+    check(&engine, renewed);
+    let mut killed = std::mem::take(&mut *writer.killed.lock().unwrap());
+    assert!(killed.len() > 1);
+    killed.push((fs.after_kill(), renewed));
+    for (fs, renewed) in killed {
+        check(&open(&fs, &Arc::default()), renewed);
+    }
 }
 
 #[test]
