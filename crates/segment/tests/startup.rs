@@ -525,6 +525,7 @@ fn row_17_a_log_that_ends_before_what_tables_cover() {
     let mut world = World::new(fs.clone(), options(AppendMode::Mapped, 4096, 1));
     world.run(&[PUT, PUT, Step::Sync]).unwrap();
     let opened = world.open.take().unwrap();
+    assert_eq!(opened.store.take_table_id().unwrap(), 1);
     opened.store.set_tables(tables_of(&opened, 1), 2).unwrap();
     drop(opened);
     fs.settle();

@@ -192,7 +192,7 @@ impl CompactionRunner {
             last_seq: state.visible_seq(),
             dead,
         };
-        // Without a table, the outputs have to lie beyond the covered position, so it must not move.
+        // Without a table, the outputs have to lie beyond the covered position: it must not move.
         let flushes = has_table.then(|| FlushesBetween::new(&self.flusher, turn));
         let limiter = self.rate_limiter(usage, goal);
         let mut host = RunHost::new(&parts, inputs, output_base_seq(usage, &ids), limiter, flushes)?;
