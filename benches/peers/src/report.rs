@@ -17,8 +17,8 @@ use crate::table::{StoreColumn, Table, number};
 use crate::workload::Group;
 use crate::wrap::wrapped;
 
-/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`; of the group
-/// `beyond` the table alone, named after the number of keys. The stores were in `dir`.
+/// Reads the runs at `runs` and writes `peers.md`, `peers.json` and the plots to `out`; of the
+/// group `beyond` the table alone, named after the number of keys. The stores were in `dir`.
 pub(crate) fn write(runs: &Path, dir: &Path, out: &Path) -> Result<()> {
     let runs = read_runs(runs)?;
     let table = Table::new(&runs);
