@@ -1,7 +1,7 @@
 //! The engine's side of compaction: its schedule, its work and its statistics.
 //!
 //! Compactions, flushes and backups run one at a time, under the lock *turn*. A background
-//! thread takes it at each `compaction_interval`, and whenever the log has rotated;
+//! thread takes it at each `compaction_interval`, when the log has rotated, and for a due flush;
 //! [`run_compaction_now`](crate::SingleNodeEngine::run_compaction_now) takes it while it can free
 //! space. A failure of compaction never fails a write: the statistics and the next explicit call
 //! report it. The background thread tries again after a delay, which doubles each time.
