@@ -16,7 +16,7 @@ use crate::maintenance::Maintenance;
 use crate::mutants::planted;
 use crate::open_store::OpenStore;
 use crate::pipeline::Pipeline;
-use crate::read_path::ReadPath;
+use crate::read_path::{READERS_WAIT_MS, ReadPath};
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::sync_path::SyncPath;
@@ -177,6 +177,8 @@ impl Lifecycle {
         turn.frozen.clear();
         store.close();
         read.index.close(version_floor);
+        // The index maps the tables. If a guard outlives this wait, a later one frees it.
+        let _ended = hightower_index::synchronize(if planted("close_awaits_no_guard") { 0 } else { READERS_WAIT_MS });
         // A store whose tables are old is complete, but the caller should know why the next open is
         // slow.
         closed.and(flushed)

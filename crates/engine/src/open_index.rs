@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use hightower_index::{Guard, Published, pin, synchronize};
+use hightower_index::{Guard, Published, pin};
 use hightower_segment::ForkGuard;
 use hightower_state::{LeveledKvState, StateStats};
 
@@ -64,8 +64,6 @@ impl OpenIndex {
         if !planted("closed_index_kept") {
             self.state.store(None, &pin());
         }
-        // Usually two steps of the epoch free it; otherwise a later guard does.
-        let _ended = synchronize(0);
     }
 
     /// The result of `open` on the index, or for a closed store of `closed` on its last numbers.

@@ -202,6 +202,32 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
     }
 }
 
+/// A reader of any store, at any moment, delays the release of memory and maps. A close waits for
+/// it, so that its device can be unmounted then.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_file_of_a_closed_store_stays_mapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SingleNodeEngine::with_config(StoreConfig::at(dir.path().join("kv"))).unwrap();
+    (0..1000).for_each(|number| drop(engine.put(format!("{number}"), "value").unwrap()));
+    engine.checkpoint().unwrap();
+    let is_mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(dir.path().to_str().unwrap());
+    assert!(is_mapped());
+    let pinned = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let guard = hightower_index::pin();
+            pinned.wait();
+            thread::sleep(Duration::from_millis(20));
+            drop(guard);
+        });
+        pinned.wait();
+        engine.close().unwrap();
+        drop(engine);
+        assert!(!is_mapped());
+    });
+}
+
 /// Threads that read, sync or copy the store during its close do not keep it locked, and neither do
 /// snapshots.
 #[test]

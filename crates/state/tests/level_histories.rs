@@ -202,7 +202,11 @@ fn check_counts(world: &World) {
         let records = &world.log[segment];
         let is_live = |(offset, record): (&u32, &levels_common::LogRecord)| {
             let place = Place { segment: *segment, offset: *offset };
-            world.state.entry(&record.key, &pin()).unwrap().is_some_and(|entry| entry.location == place)
+            let guard = pin();
+            let entry = world.state.entry(&record.key, &guard).unwrap();
+            let is_live = entry.is_some_and(|entry| entry.location == place);
+            assert_eq!(world.state.is_newest(&record.key, place, &guard).unwrap(), is_live);
+            is_live
         };
         let live = records.iter().filter(|record| is_live(*record)).count() as u64;
         let counted = counts.get(segment).copied().unwrap_or_default();

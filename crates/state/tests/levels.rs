@@ -97,6 +97,29 @@ fn a_slot_of_another_key_does_not_end_the_search_in_its_table() {
     assert!(others > 0, "no two keys of this table share a fingerprint");
 }
 
+/// A slot of another key in a higher table does not make a record dead, and one of its own key does.
+#[test]
+fn a_record_is_the_newest_until_its_own_key_is_in_a_higher_table() {
+    let mut world = World::new();
+    let commands = |keys: std::ops::Range<u32>, first: u64| -> Vec<_> {
+        let versions = keys.clone().zip(first..);
+        versions.map(|(key, version)| (key.to_be_bytes().to_vec(), version, CommandKind::Set, key)).collect()
+    };
+    world.commit(&commands(0..20_000, 1));
+    world.freeze_and_flush();
+    let guard = pin();
+    let place_of = |world: &World, key: u32| world.state.entry(&key.to_be_bytes(), &guard).unwrap().unwrap().location;
+    let before: Vec<_> = (0..20_000).map(|key| place_of(&world, key)).collect();
+    world.commit(&commands(19_000..40_000, 20_001));
+    world.freeze_and_flush();
+    for (key, place) in (0_u32..).zip(before) {
+        assert_eq!(world.state.is_newest(&key.to_be_bytes(), place, &guard).unwrap(), key < 19_000, "{key}");
+    }
+    let (key, place) = (5_u32.to_be_bytes(), place_of(&world, 5));
+    world.delete(&key);
+    assert!(!world.state.is_newest(&key, place, &pin()).unwrap(), "a memtable has it");
+}
+
 /// An old view with new segments gives an older value: the relocated one is in a table that the old
 /// view does not have.
 #[test]

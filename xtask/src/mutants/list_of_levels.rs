@@ -86,6 +86,11 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "an explicit compaction joins segments where a device has no free names",
         &[faults("an_explicit_compaction_frees_names")],
     ),
+    caught(
+        "close_awaits_no_guard",
+        "a closed store maps no file once guards of a moment have ended",
+        &[plain("hightower-engine", "lifecycle", "no_file_of_a_closed_store_stays_mapped")],
+    ),
     caught("flushes_wait_for_compaction", "a flush that is due does not wait for long work", &[between("")]),
     caught(
         "relocations_named_on_top",
@@ -129,6 +134,11 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "levels_merge_across_mark",
         "tables from both sides of a compaction's mark are not merged",
         &[case("no_merge_crosses_the_mark")],
+    ),
+    caught(
+        "levels_candidates_above_ignored",
+        "a record whose key may be in a higher table is the newest only if it is not there",
+        &[case("a_record_is_the_newest_until"), HISTORIES],
     ),
     caught(
         "levels_relocations_on_top",

@@ -13,7 +13,7 @@ use hightower_seams::Clock;
 use hightower_segment::{
     CompactedSegment, CompactedWriter, InOrder, Purpose, Segment, SegmentRecord, SegmentStore, Stamp,
 };
-use hightower_state::{CommandKind, EntryRecord, LeveledKvState};
+use hightower_state::LeveledKvState;
 use hightower_table::{EntryKind, RecordPointer, TableEntry, TableWriter};
 
 use crate::compaction::usage::age;
@@ -225,7 +225,9 @@ impl Host for RunHost<'_> {
             let sound = entries.by_ref().map_while(|entry| entry.map_err(|error| damage = Some(error)).ok());
             some.extend(sound.take(ENTRIES_TOGETHER));
             if !some.is_empty() {
-                self.state.prefetch(&some, |entry: &SegmentRecord<'_>| entry.command.key(), &pin(), |_| ());
+                let guard = pin();
+                some.iter().for_each(|entry| self.state.prefetch_in_tables(entry.command.key(), &guard));
+                self.state.prefetch(&some, |entry: &SegmentRecord<'_>| entry.command.key(), &guard, |_| ());
             }
             let is_end = some.len() < ENTRIES_TOGETHER;
             for SegmentRecord { offset, command, len_bytes, .. } in some.drain(..) {
@@ -243,11 +245,10 @@ impl Host for RunHost<'_> {
 
     fn need(&self, place: RecordPlace, command: &CommandRef<'_>) -> Result<Need> {
         let guard = pin();
-        let newest = self.state.entry(command.key(), &guard)?;
-        let is_it =
-            |newest: &EntryRecord<Place>| newest.location == place_of(place) || planted("overtaken_records_move");
-        let Some(newest) = newest.filter(is_it) else { return Ok(Need::None) };
-        let is_expired = newest.kind == CommandKind::Delete
+        if !self.state.is_newest(command.key(), place_of(place), &guard)? && !planted("overtaken_records_move") {
+            return Ok(Need::None);
+        }
+        let is_expired = command.value().is_none()
             && self.is_expired(place.segment, command.timestamp())
             && (!self.state.has_snapshot_below(self.last_seq) || planted("tombstone_below_a_snapshot_goes"))
             && (self.can_go(command.key(), &guard) || planted("memtable_tombstones_go"));

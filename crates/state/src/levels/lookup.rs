@@ -5,7 +5,7 @@ use std::fmt;
 use hightower_table::{TableEntry, TableError};
 
 use crate::change::{NewestCommand, Versioned};
-use crate::levels::pointer::location_of;
+use crate::levels::pointer::{location_of, pointer_of};
 use crate::levels::segment_set::SegmentSet;
 use crate::levels::table_list::TableLevel;
 use crate::levels::view::{LowerLevels, View};
@@ -141,6 +141,32 @@ impl<'a> TableSearch<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Starts to load the lines in which the tables may have the key.
+    pub(crate) fn prefetch(&self) {
+        let mut hash = HashOnce::default();
+        self.lower.tables.iter().for_each(|table| table.reader.prefetch(&[hash.of(self.key, table)]));
+    }
+
+    /// Whether the topmost entry of the key points to `location`. Reads no record.
+    pub(crate) fn is_topmost<L: Location>(&self, location: L) -> Result<bool, TableError> {
+        let (place, mut hash) = (pointer_of(location), HashOnce::default());
+        let mut may_be_overtaken = false;
+        for table in &self.lower.tables {
+            let mut has_others = false;
+            for pointer in table.reader.candidates(hash.of(self.key, table))? {
+                let pointer = pointer?;
+                if pointer == place {
+                    // Only the sorted blocks tell whether the candidates above are of this key.
+                    let is_sure = !may_be_overtaken || planted("levels_candidates_above_ignored");
+                    return Ok(is_sure || self.entry()?.is_some_and(|entry| entry.pointer == place));
+                }
+                has_others |= self.exists(pointer.segment);
+            }
+            may_be_overtaken |= has_others;
+        }
+        Ok(false)
     }
 
     /// The entry of the key, found in the sorted blocks of the tables without reading a record.
