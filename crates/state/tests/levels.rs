@@ -97,7 +97,7 @@ fn a_slot_of_another_key_does_not_end_the_search_in_its_table() {
     assert!(others > 0, "no two keys of this table share a fingerprint");
 }
 
-/// A slot of another key in a higher table does not make a record dead, and one of its own key does.
+/// A slot of another key in a higher table does not make a record dead; one of its own key does.
 #[test]
 fn a_record_is_the_newest_until_its_own_key_is_in_a_higher_table() {
     let mut world = World::new();
