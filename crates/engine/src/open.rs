@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hightower_log::SegmentKind;
 use hightower_segment::{
-    CommitHistory, ForkGuard, NamedTables, ReadOnlyStore, Recovery, RecoveryReport, Segment, SegmentStore,
-    StoreOptions, Tolerance,
+    CommitHistory, CoveredPosition, ForkGuard, Manifest, NamedTables, ReadOnlyStore, Recovery, RecoveryReport, Segment,
+    SegmentState, SegmentStore, StoreOptions, Tolerance,
 };
 use hightower_state::LeveledKvState;
 
@@ -25,6 +26,10 @@ use crate::table::Segments;
 use crate::table_files::remove_unnamed;
 use crate::tables::CurrentTables;
 use crate::time::StoreTime;
+
+/// A log is long if it has this many times the memory budget of the index. What kills leave is
+/// shorter.
+const LONG_LOG_TIMES: u64 = 8;
 
 /// The report of an open.
 #[derive(Debug)]
@@ -113,40 +118,79 @@ fn open_for_writing(surroundings: Surroundings, is_copy: bool, watch: Watch<'_>)
     };
     let (store, recovery) = SegmentStore::open(Arc::clone(&components.fs), &config.data_dir, options)?;
     refuse_loss(config, recovery.report())?;
-    let list = store.manifest().tables;
+    let manifest = store.manifest();
     let (dir, segments, report) = (store.dir().as_ref(), recovery.segments(), recovery.report());
-    let fold = match Fold::with_tables(dir, &list, segments, report, components, watch)? {
+    let folded = match long_log(&manifest, config.index_memory_bytes) {
+        Some((covered, log_bytes)) => Err((TablesUse::Built { log_bytes }, covered)),
+        None => Fold::with_tables(dir, &manifest.tables, segments, report, components, watch)?
+            .map_err(|reason| (TablesUse::Rebuilt { reason }, manifest.tables.covered)),
+    };
+    let fold = match folded {
         Ok(fold) => fold,
-        Err(reason) => rebuilt(&store, &recovery, components, reason, watch)?,
+        Err((tables_use, covered)) => rebuilt(&store, &recovery, components, tables_use, covered, watch)?,
     };
     start(surroundings, store, recovery, fold)
 }
 
-/// Rebuilds unusable tables from the log, and builds the state from the new table. Without room for
-/// it, builds the state from the whole log in memory.
+/// The end of the sealed segments, and the number of their bytes that no table covers, if that is
+/// long and at least half of them: in a copy of a store, which has no tables, or after failed
+/// flushes. All of them are then read.
+fn long_log(manifest: &Manifest, budget_bytes: u64) -> Option<(CoveredPosition, u64)> {
+    let mut end = None;
+    let (mut len_bytes, mut all_bytes) = (0, 0_u64);
+    let mut compacted_below = 1;
+    let mut are_sealed = true;
+    for entry in &manifest.segments {
+        let SegmentState::Sealed { len_bytes: len, commits, .. } = entry.state else {
+            are_sealed = false;
+            continue;
+        };
+        match entry.kind {
+            SegmentKind::Append if !are_sealed => continue,
+            SegmentKind::Append => {
+                let next_seq = entry.base_seq.saturating_add(commits.into());
+                end = Some(CoveredPosition { segment: entry.id, offset: len, next_seq, compacted_below });
+            }
+            SegmentKind::Compacted => compacted_below = entry.id.saturating_add(1),
+        }
+        all_bytes += u64::from(len);
+        len_bytes += u64::from(len.saturating_sub(manifest.tables.covered.end_in(entry.id, entry.kind)));
+    }
+    let end = end.map(|end| CoveredPosition { compacted_below, ..end });
+    let is_long =
+        len_bytes > budget_bytes.saturating_mul(LONG_LOG_TIMES).max(all_bytes / 2) && !planted("long_log_in_memory");
+    end.filter(|end| is_long && end.next_seq >= manifest.tables.covered.next_seq).map(|end| (end, len_bytes))
+}
+
+/// Builds a table from the log up to a position, in place of all tables, and the state from it.
+/// Without room for it, builds the state from the usable tables, or in memory.
 fn rebuilt(
     store: &SegmentStore,
     recovery: &Recovery,
     components: &Components,
-    reason: String,
+    tables_use: TablesUse,
+    covered: CoveredPosition,
     watch: Watch<'_>,
 ) -> Result<Fold> {
     let (dir, segments, report) = (store.dir().as_ref(), recovery.segments(), recovery.report());
-    let mut fold = match rebuild_tables(store, segments, components, watch) {
+    let mut fold = match rebuild_tables(store, segments, components, covered, watch) {
         Ok(list) => Fold::with_tables(dir, &list, segments, report, components, watch)?
             .map_err(|reason| Error::Internal(format!("a rebuilt table is unusable: {reason}").into()))?,
-        Err(Error::Full { .. }) => Fold::without_tables(segments, report, components, watch)?,
+        Err(Error::Full { .. }) => {
+            return Fold::of(dir, &store.manifest().tables, segments, report, components, watch);
+        }
         Err(failure) => return Err(failure),
     };
-    fold.tables_use = TablesUse::Rebuilt { reason };
+    fold.tables_use = tables_use;
     Ok(fold)
 }
 
-/// Replaces all tables by one from the log.
+/// Replaces all tables by one from the log up to a position.
 fn rebuild_tables(
     store: &SegmentStore,
     segments: &[Arc<Segment>],
     components: &Components,
+    covered: CoveredPosition,
     watch: Watch<'_>,
 ) -> Result<NamedTables> {
     let before = store.manifest().tables;
@@ -154,14 +198,14 @@ fn rebuild_tables(
         dir: store.dir(),
         entropy: &*components.entropy,
         segments,
-        list: &before,
+        list: &NamedTables { covered, ..before.clone() },
         take_id: &|| Ok(store.take_table_id()?),
         hash_seed: None,
         run_bytes: RUN_BYTES,
     };
     let written = rebuild.run(watch)?;
-    let list = NamedTables { newest_first: vec![written.named], covered: before.covered };
-    if let Err(failure) = store.set_tables(list.clone(), 0) {
+    let list = NamedTables { newest_first: vec![written.named], covered };
+    if let Err(failure) = store.set_tables(list.clone(), written.reader.max_version()) {
         if !store.is_poisoned() {
             remove_unnamed(store.dir().as_ref(), &written.named);
         }

@@ -10,7 +10,7 @@
 //! If that fails, the memtable stays frozen, and the next flush writes it first.
 //!
 //! Compaction and merges may take long. They do the flushes that become due meanwhile between their
-//! own steps ([`FlushesBetween`]), so that writers need not wait for their end.
+//! own steps ([`FlushesBetween`]), up to a number of tables.
 //!
 //! Before all else, tables that are known to be damaged are rebuilt from the log.
 
@@ -51,8 +51,8 @@ const FEW_FILES: u64 = 256;
 const MERGED_SIZE_RATIO: u64 = 2;
 /// The number of such tables that is worth a merge.
 const WORTH_MERGING: usize = 4;
-/// The maximum number of tables after a flush that interrupts long work. The flushes of seconds:
-/// until the merge that follows, each lookup reads a cache line of each table.
+/// With this many tables, flushes wait for the end of long work, because each lookup reads a cache
+/// line of each table. Writers may be delayed then.
 const INTERRUPTED_TABLES_MAX: usize = 4 * TABLES_MAX;
 
 /// Writes tables. Its methods take the data of the turn, so that only its holder can call them.
@@ -155,8 +155,14 @@ impl TableFlusher {
     }
 
     fn flush_unobserved(&self, turn: &mut Turn) -> Result<()> {
-        self.mend(turn)?;
-        self.mended(turn, |turn| self.flush_sound(turn))
+        match self.mend(turn) {
+            Ok(()) => self.mended(turn, |turn| self.flush_sound(turn)),
+            // A flush reads no table, so memory need not wait for a rebuild that may never work.
+            Err(failure) if !planted("flushes_wait_for_a_rebuild") => {
+                self.write_memtables_if_room(turn).and(Err(failure))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Does some maintenance. If it meets a damaged table, rebuilds the tables and does it again.
@@ -362,8 +368,8 @@ impl TableFlusher {
 
     fn end_of_log(&self, log: &CommitLog) -> CoveredPosition {
         let active = &log.active.segment;
-        // Compaction needs the turn too, so each of its segments is in the list or will get a
-        // higher id.
+        // Each compacted segment is in the list or will get a higher id. So does an output of the
+        // current run, or the run's own edit of the manifest covers it.
         let last_id = self.read.segments.all().last().map_or(0, |tracked| tracked.segment.id());
         CoveredPosition {
             segment: active.id(),

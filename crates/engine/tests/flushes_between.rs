@@ -142,8 +142,8 @@ fn a_compaction_flushes_between_its_steps() {
 fn a_merge_flushes_between_its_steps() {
     check(|engine, writer| {
         loop {
-            let before = engine.stats().index_memory;
             engine.put(key(KEYS - 1), [(KEYS - 1).to_le_bytes(); 16].concat()).unwrap();
+            let before = engine.stats().index_memory;
             writer.is_active.store(true, Ordering::SeqCst);
             engine.checkpoint().unwrap();
             writer.is_active.store(false, Ordering::SeqCst);

@@ -178,6 +178,9 @@ fn a_rebuild_from_a_damaged_log_fails_and_is_tried_again_later() {
     engine.put("key/000", "newer").unwrap();
     assert_eq!(engine.get("key/000").unwrap().unwrap(), "newer");
     assert_eq!(files(&fs, ".tbl"), [table], "nothing is left of the attempts");
+    assert!(engine.checkpoint().is_err());
+    assert_eq!(files(&fs, ".tbl").len(), 2, "a flush reads no table");
+    assert_eq!(engine.get("key/000").unwrap().unwrap(), "newer");
 }
 
 #[test]
@@ -268,6 +271,52 @@ fn a_crash_at_any_moment_of_a_rebuild_costs_only_another() {
         }
     }
     assert!(mended > 10 && whole > 0, "{mended} {whole}");
+}
+
+/// A copy of a store has no tables. Its first open makes one, instead of holding all keys in
+/// memory, and a crash at any moment of it costs only another.
+#[test]
+fn a_long_log_without_tables_becomes_one_in_bounded_memory() {
+    let (fs, expected) = closed_store();
+    open(&fs).backup_to("/copy").unwrap();
+    let open_copy = |fs: &SimFs, index_memory_bytes: u64| {
+        let mut config = config(Duration::ZERO).with_index_memory_bytes(index_memory_bytes);
+        config.data_dir = "/copy".into();
+        SingleNodeEngine::with_components(config, components(fs, Background::Caller)).unwrap()
+    };
+    let check = |engine: &SingleNodeEngine, what: &str| {
+        assert!(content(engine.iter().unwrap()).unwrap() == expected, "{what}");
+    };
+    let roomy = open_copy(&fs.after_kill(), 1 << 20);
+    assert_eq!(roomy.open_report().tables, TablesUse::None, "a short log is replayed into memory");
+    assert!(roomy.open_report().replayed_records > 600);
+    check(&roomy, "roomy");
+
+    let fs = fs.after_kill();
+    let engine = open_copy(&fs, 4 << 10);
+    let report = engine.open_report();
+    assert!(matches!(report.tables, TablesUse::Built { log_bytes: 32_768.. }), "{report:?}");
+    assert!(report.replayed_records < 200, "only the segment that was not sealed: {report:?}");
+    check(&engine, "made");
+    engine.put("key/000", [2; 60]).unwrap();
+    drop(engine);
+    let again = open_copy(&fs, 4 << 10);
+    assert!(matches!(again.open_report().tables, TablesUse::Loaded { .. }), "{:?}", again.open_report());
+    check(&again, "again");
+    for state in fs.crash_states(CrashPlan { exhaustive_limit: 4, samples: 2, seed: 1 }) {
+        let engine = open_copy(&state.fs, 4 << 10);
+        check(&engine, &state.point.to_string());
+        drop(engine);
+        check(&open_copy(&state.fs, 4 << 10), &state.point.to_string());
+    }
+
+    // A device without room for the table takes no harm: the log is replayed into memory.
+    let fs = fs.after_kill();
+    for table in fs.names_in(Path::new("/copy")).unwrap().iter().filter(|name| name.ends_with(".tbl")) {
+        fs.unplant(&Path::new("/copy").join(table));
+    }
+    fs.set_capacity_bytes(Some(fs.used_bytes()));
+    check(&open_copy(&fs, 4 << 10), "full");
 }
 
 /// A store with segments that are half dead, and a memtable that a failed flush has frozen.

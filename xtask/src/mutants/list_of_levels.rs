@@ -91,6 +91,16 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         "a closed store maps no file once guards of a moment have ended",
         &[plain("hightower-engine", "lifecycle", "no_file_of_a_closed_store_stays_mapped")],
     ),
+    caught(
+        "flushes_wait_for_a_rebuild",
+        "memtables become tables also while a damaged table cannot be rebuilt",
+        &[plain("hightower-engine", "rebuild", "a_rebuild_from_a_damaged_log_fails")],
+    ),
+    caught(
+        "long_log_in_memory",
+        "an open replays a log that is long for its budget into a table",
+        &[plain("hightower-engine", "rebuild", "a_long_log_without_tables")],
+    ),
     caught("flushes_wait_for_compaction", "a flush that is due does not wait for long work", &[between("")]),
     caught(
         "relocations_named_on_top",

@@ -412,7 +412,7 @@ impl Compaction {
         if victims.len() < 4 {
             return Ok(());
         }
-        match self.runner.compact(turn, &usage, &victims, Goal::Full) {
+        match self.run_once(turn, &usage, &victims, Goal::Full) {
             Ok(run) => self.maintenance.note_run(&run),
             Err(Error::Full { .. }) => {}
             Err(failure) => return Err(failure),

@@ -30,7 +30,8 @@ use crate::table_flusher::{FlushesBetween, TableFlusher, WrittenTable};
 /// prefetched index entry is in the cache.
 const ENTRIES_TOGETHER: usize = 16;
 
-/// Number of copied bytes between two calls of the rate limiter.
+/// Number of bytes read or copied between two calls of the rate limiter, and between two looks
+/// whether a flush is due.
 const THROTTLE_STEP_BYTES: u64 = 128 << 10;
 
 /// Preallocated bytes beyond the expected length, so that no run ends with a tiny segment. The

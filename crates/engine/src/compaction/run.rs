@@ -358,10 +358,13 @@ impl CompactionRunner {
     pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store.in_use()?;
         self.free_retired(turn, &store)?;
-        // Snapshots and values may hold the rest for any time; only guards are waited for.
-        if turn.waiting_segments() > 0 && !planted("readers_not_awaited") {
-            let _ended = synchronize(READERS_WAIT_MS);
-            self.free_retired(turn, &store)?;
+        // Guards may hold the old view, and then the old segment table. Snapshots and values may
+        // hold segments for any time; they are not waited for.
+        for _ in 0..2 {
+            if turn.waiting_segments() > 0 && !planted("readers_not_awaited") {
+                let _ended = synchronize(READERS_WAIT_MS);
+                self.free_retired(turn, &store)?;
+            }
         }
         Ok(())
     }

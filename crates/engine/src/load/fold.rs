@@ -38,6 +38,12 @@ pub enum TablesUse {
         /// The number of their entries in existing segments.
         entries: u64,
     },
+    /// The log behind them was long for the memory budget of the index: in a copy, which has no
+    /// tables, or after flushes have failed. One table of the log has replaced all.
+    Built {
+        /// Bytes of the log that no table covered.
+        log_bytes: u64,
+    },
     /// One of them was unusable. All were rebuilt from the log; without room for that, or without
     /// the right to write, the whole log was replayed into memory.
     Rebuilt {
