@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use common::config;
 use hightower_engine::{
     AppendMode, Background, CompactionConfig, CompactionPolicy, Components, CostBenefit, Goal, SegmentUsage,
-    SingleNodeEngine, StoreConfig,
+    SingleNodeEngine, StoreConfig, TablesUse,
 };
 use hightower_seams::ManualClock;
 use hightower_segment::sim::{FsHook, HookedFs, SeededEntropy, SimFs};
@@ -124,7 +124,11 @@ fn check(work: impl FnOnce(&SingleNodeEngine, &Writer)) {
     assert!(killed.len() > 1);
     killed.push((fs.after_kill(), renewed));
     for (fs, renewed) in killed {
-        check(&open(&fs, &Arc::default()), renewed);
+        let opened = open(&fs, &Arc::default());
+        // Not rebuilt, which would hide a wrong list.
+        let tables = &opened.open_report().tables;
+        assert!(matches!(tables, TablesUse::Loaded { .. }), "{tables:?}");
+        check(&opened, renewed);
     }
 }
 
