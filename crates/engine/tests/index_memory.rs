@@ -63,7 +63,8 @@ fn the_memory_of_the_index_does_not_depend_on_the_number_of_keys() {
         };
         let engine = open(&fs);
         // Without threads the memtable is flushed at its half; with them, the longest excess is the
-        // one at which a commit waits 10 ms, and what a slow machine adds. All keys take six budgets.
+        // one at which a commit waits 10 ms, and what a slow machine adds. All keys take six
+        // budgets.
         let limit = if background == Background::Caller { BUDGET_BYTES * 3 / 4 } else { BUDGET_BYTES * 5 / 2 };
         for number in 0..KEYS {
             engine.put(key(number), number.to_le_bytes()).unwrap();
