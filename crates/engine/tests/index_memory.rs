@@ -39,10 +39,10 @@ fn used_bytes(memory: &IndexMemoryStats) -> u64 {
     memory.active_bytes + memory.frozen_bytes
 }
 
-/// Waits for the background, for a minute at most: its own pauses may take 10 s.
+/// Waits for the background, for 20 s at most: its own pauses may take 10 s.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     assert!(
-        (0..12_000).any(|_| {
+        (0..4000).any(|_| {
             thread::sleep(Duration::from_millis(5));
             is_so()
         }),

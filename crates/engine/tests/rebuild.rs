@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hightower_engine::{Background, Components, Error, OpenPhase, Range, SingleNodeEngine, StoreConfig, TablesUse};
+use hightower_engine::{
+    Background, Components, Durability, Error, OpenPhase, Range, SingleNodeEngine, StoreConfig, TablesUse,
+};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 
 const DIR: &str = "/store";
@@ -271,6 +273,28 @@ fn a_crash_at_any_moment_of_a_rebuild_costs_only_another() {
         }
     }
     assert!(mended > 10 && whole > 0, "{mended} {whole}");
+}
+
+/// The commits that made records dead are durable before the records are gone.
+#[test]
+fn no_power_loss_after_a_compaction_takes_the_last_value_of_a_key() {
+    let fs = SimFs::new();
+    let open_without = |fs: &SimFs| {
+        let config = config(Duration::ZERO).with_checkpoint_after_compaction(false);
+        SingleNodeEngine::with_components(config, components(fs, Background::Caller)).unwrap()
+    };
+    let engine = open_without(&fs);
+    let keys = || (0..300).map(|number| format!("key/{number:03}"));
+    keys().for_each(|key| assert!(engine.put(key, [1; 60]).is_ok()));
+    engine.checkpoint().unwrap();
+    let before = fs.after_kill();
+    let engine = open_without(&before);
+    keys().for_each(|key| assert!(engine.put_with(key, [2; 60], Durability::Os).is_ok()));
+    assert!(engine.run_compaction_now().unwrap().removed_segments > 0);
+    for state in before.crash_states(CrashPlan { exhaustive_limit: 4, samples: 2, seed: 1 }) {
+        let engine = open(&state.fs);
+        assert!(keys().all(|key| engine.contains_key(key).unwrap()), "{}", state.point);
+    }
 }
 
 /// A copy of a store has no tables. Its first open makes one, instead of holding all keys in

@@ -393,7 +393,7 @@ const OF_STORE: &[Mutant] = &[
     caught(
         "compaction_without_sync",
         "the commits that made records dead are durable before the records are removed",
-        &[ENGINE_CRASHES],
+        &[plain("hightower-engine", "rebuild", "no_power_loss_after_a_compaction")],
     ),
     caught(
         "covered_read_after_sync",
