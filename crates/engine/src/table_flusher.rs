@@ -470,7 +470,7 @@ impl TableFlusher {
         let replaced: Vec<u64> = merged.iter().map(|table| table.id()).collect();
         let installed = writer.replace_tables(&replaced, Some(Arc::clone(&written.reader)));
         installed.map_err(|error| self.store.poison().latch(&error))?;
-        // The merge has left out what was hidden.
+        // The new table lacks the hidden entries.
         self.clear_hidden_counts();
         self.read.segments.set_table_counts(&state.table_counts());
         let views = writer.older_views();

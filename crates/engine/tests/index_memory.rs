@@ -246,7 +246,7 @@ fn a_flush_that_fails_is_reported_and_repeated_and_delays_nobody() {
     assert_eq!(engine.len(), 10_000);
 }
 
-/// The background waits between two attempts at a flush, whoever was the first to fail.
+/// The background waits between two attempts at a flush, also if a caller's flush failed first.
 #[test]
 fn a_flush_that_fails_is_not_repeated_all_the_time() {
     let fs = SimFs::new();

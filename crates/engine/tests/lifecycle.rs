@@ -202,8 +202,8 @@ fn a_close_beside_all_calls_ends_and_loses_nothing() {
     }
 }
 
-/// A reader of any store, at any moment, delays the release of memory and maps. A close waits for
-/// it, so that its device can be unmounted then.
+/// A reader of any store delays the release of memory and maps. A close waits up to 100 ms for it,
+/// so that its device can be unmounted then.
 #[cfg(target_os = "linux")]
 #[test]
 fn no_file_of_a_closed_store_stays_mapped() {

@@ -228,7 +228,7 @@ impl Collector {
 
     /// Whether some thread, maybe this one, runs actions.
     pub(crate) fn is_running(&self) -> bool {
-        self.running.load(Ordering::Acquire) > 0
+        self.running.load(Ordering::Acquire) > 0 && !planted("others_actions_not_awaited")
     }
 
     #[cold]

@@ -70,8 +70,7 @@ fn what_does_not_verify_never_lets_an_older_value_answer() {
     assert!(errors > 60, "only {errors}");
 }
 
-/// A slot may lead to another key's record, which verifies. The search then goes on in the same
-/// table.
+/// A slot may lead to an intact record of another key. The search then goes on in the same table.
 #[test]
 fn a_slot_of_another_key_does_not_end_the_search_in_its_table() {
     let mut world = World::new();

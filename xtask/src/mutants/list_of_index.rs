@@ -115,6 +115,11 @@ pub(super) const OF_INDEX_AND_STATE: &[Mutant] = &[
         &[plain("hightower-state", "hints", "moved"), within_engine("hints_are_right")],
     ),
     caught("hint_not_renewed", "a hint is updated with its location", &[plain("hightower-state", "hints", "")]),
+    caught(
+        "others_actions_not_awaited",
+        "whoever waits until memory is freed also waits for the threads that free it",
+        &[plain("hightower-index", "synchronize", "")],
+    ),
     caught("bulk_slot_lost", "no leaf is lost when a table is filled in bulk", &[plain("hightower-index", "bulk", "")]),
     caught(
         "bulk_in_small_pages",
