@@ -173,7 +173,7 @@ fn rebuilt(
     watch: Watch<'_>,
 ) -> Result<Fold> {
     let (dir, segments, report) = (store.dir().as_ref(), recovery.segments(), recovery.report());
-    let mut fold = match rebuild_tables(store, segments, components, covered, watch) {
+    let mut fold = match rebuild_tables(store, segments, components, covered, report.records(), watch) {
         Ok(list) => Fold::with_tables(dir, &list, segments, report, components, watch)?
             .map_err(|reason| Error::Internal(format!("a rebuilt table is unusable: {reason}").into()))?,
         Err(Error::Full { .. }) => {
@@ -191,6 +191,7 @@ fn rebuild_tables(
     segments: &[Arc<Segment>],
     components: &Components,
     covered: CoveredPosition,
+    records: u64,
     watch: Watch<'_>,
 ) -> Result<NamedTables> {
     let before = store.manifest().tables;
@@ -199,6 +200,7 @@ fn rebuild_tables(
         entropy: &*components.entropy,
         segments,
         list: &NamedTables { covered, ..before.clone() },
+        records,
         take_id: &|| Ok(store.take_table_id()?),
         hash_seed: None,
         run_bytes: RUN_BYTES,

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::load::{ABORTED, OpenPhase, OpenProgress, Watch};
 use crate::mutants::planted;
-use crate::table_files::{TakeId, WrittenTable, begin_table, open_written, remove_unnamed};
+use crate::table_files::{LIKELY_BYTES_PER_KEY, TakeId, WrittenTable, begin_table, open_written, remove_unnamed};
 
 /// Memory for the records of a run, in bytes.
 pub(crate) const RUN_BYTES: usize = 32 << 20;
@@ -43,6 +43,8 @@ pub(crate) struct TableRebuild<'a> {
     pub(crate) segments: &'a [Arc<Segment>],
     /// The unusable tables, and the position that they cover.
     pub(crate) list: &'a NamedTables,
+    /// Number of their records.
+    pub(crate) records: u64,
     pub(crate) take_id: TakeId<'a>,
     /// The seed of the hash of keys, if it is known.
     pub(crate) hash_seed: Option<u64>,
@@ -68,12 +70,13 @@ impl TableRebuild<'_> {
         runs.finish(&mut meter)
     }
 
-    /// A table that filled the device would briefly take the room that the manifest may need.
+    /// A table that filled the device would briefly take the room that the manifest may need. The
+    /// runs have all records, and exist beside the table.
     fn check_room(&self) -> Result<()> {
         let room = self.dir.room().map_err(|source| io_error("ask for the free room of", self.dir.path(), source))?;
-        let needed: u64 = self.list.newest_first.iter().map(|table| table.len_bytes).sum();
-        if room.available_bytes < needed {
-            return Err(Error::Full { detail: "there is no room for a table that replaces damaged ones".to_owned() });
+        if room.available_bytes < self.records.saturating_mul(LIKELY_BYTES_PER_KEY) && !planted("rebuild_fills_device")
+        {
+            return Err(Error::Full { detail: "there is no room for a table of the log".to_owned() });
         }
         Ok(())
     }
@@ -409,6 +412,7 @@ mod tests {
             entropy: &OsEntropy,
             segments: store.segments(),
             list,
+            records: store.report().records(),
             take_id: &|| Ok(next_id.fetch_add(1, Ordering::Relaxed)),
             hash_seed: None,
             run_bytes,

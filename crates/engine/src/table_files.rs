@@ -11,6 +11,10 @@ use hightower_table::{TableError, TableOptions, TableReader, TableSummary, Table
 use crate::error::Result;
 use crate::files::io_error;
 
+/// Estimated bytes of a key in a table and its scratch file together; few keys take more. A rebuild
+/// also has it in a run.
+pub(crate) const LIKELY_BYTES_PER_KEY: u64 = 128;
+
 /// A table on disk that the manifest does not name yet.
 #[derive(Debug)]
 pub(crate) struct WrittenTable {

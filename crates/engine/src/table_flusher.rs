@@ -35,11 +35,8 @@ use crate::read_path::ReadPath;
 use crate::rebuild::{RUN_BYTES, TableRebuild};
 use crate::sync_path::SyncPath;
 pub(crate) use crate::table_files::WrittenTable;
-use crate::table_files::{begin_table, open_written, remove_unnamed};
+use crate::table_files::{LIKELY_BYTES_PER_KEY, begin_table, open_written, remove_unnamed};
 use crate::tables::{CurrentTables, PendingFlush, TableStats, Tables, UnnamedFiles};
-
-/// Estimated bytes of a key in a table and its scratch file together; few keys take more.
-const LIKELY_BYTES_PER_KEY: u64 = 128;
 
 /// The maximum number of tables after a flush.
 const TABLES_MAX: usize = 8;
@@ -187,12 +184,14 @@ impl TableFlusher {
             return Err(Error::Full { detail });
         }
         let CurrentTables { list, .. } = self.tables.current();
-        let segments: Vec<_> = self.read.segments.all().iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
+        let tracked = self.read.segments.all();
+        let segments: Vec<_> = tracked.iter().map(|tracked| Arc::clone(&tracked.segment)).collect();
         let rebuild = TableRebuild {
             dir: store.dir(),
             entropy: &*self.entropy,
             segments: &segments,
             list: &list,
+            records: tracked.iter().map(|tracked| tracked.records()).sum(),
             take_id: &|| Ok(store.take_table_id()?),
             hash_seed: self.hash_seed()?,
             run_bytes: RUN_BYTES,

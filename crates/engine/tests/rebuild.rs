@@ -185,6 +185,22 @@ fn a_rebuild_from_a_damaged_log_fails_and_is_tried_again_later() {
     assert_eq!(engine.get("key/000").unwrap().unwrap(), "newer");
 }
 
+/// A rebuild needs room for runs of all records beside the table: it does not begin without that.
+#[test]
+fn a_rebuild_does_not_fill_the_device() {
+    let (fs, _) = closed_store();
+    let table = damage_table(&fs);
+    let engine = open(&fs);
+    assert_meets_damage(&engine, &table);
+    // Enough for the new table alone.
+    fs.set_capacity_bytes(Some(fs.used_bytes() + 64 * 601));
+    let full = engine.checkpoint();
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    fs.set_capacity_bytes(Some(fs.used_bytes() + 200 * 601));
+    engine.checkpoint().unwrap();
+    assert!(content(engine.iter().unwrap()).is_ok());
+}
+
 #[test]
 fn without_room_an_open_reads_the_log_into_memory_and_a_rebuild_waits() {
     let (fs, expected) = closed_store();

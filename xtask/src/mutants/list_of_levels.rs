@@ -97,6 +97,11 @@ pub(super) const OF_LEVELS: &[Mutant] = &[
         &[plain("hightower-engine", "rebuild", "a_rebuild_from_a_damaged_log_fails")],
     ),
     caught(
+        "rebuild_fills_device",
+        "a rebuild begins only with room for its runs",
+        &[plain("hightower-engine", "rebuild", "a_rebuild_does_not_fill")],
+    ),
+    caught(
         "long_log_in_memory",
         "an open replays a log that is long for its budget into a table",
         &[plain("hightower-engine", "rebuild", "a_long_log_without_tables")],

@@ -196,6 +196,12 @@ impl<'a> RunHost<'a> {
         self.finish_output()?;
         for output in self.finished.iter().filter(|_| !planted("outputs_not_read_back")) {
             output.segment.entries().try_for_each(|entry| entry.map(|_| ()))?;
+            if let Some(flushes) = &mut self.flushes {
+                flushes.step();
+            }
+            if self.open.is_closing() {
+                return Err(Error::Closed);
+            }
         }
         let relocations = match self.relocations.take() {
             Some((id, writer)) => Some(self.flusher.finish_table(self.store, id, writer)?),

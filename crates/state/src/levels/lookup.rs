@@ -157,12 +157,15 @@ impl<'a> TableSearch<'a> {
             let mut has_others = false;
             for pointer in table.reader.candidates(hash.of(self.key, table))? {
                 let pointer = pointer?;
+                if !self.exists(pointer.segment) {
+                    continue;
+                }
                 if pointer == place {
                     // Only the sorted blocks tell whether the candidates above are of this key.
                     let is_sure = !may_be_overtaken || planted("levels_candidates_above_ignored");
                     return Ok(is_sure || self.entry()?.is_some_and(|entry| entry.pointer == place));
                 }
-                has_others |= self.exists(pointer.segment);
+                has_others = true;
             }
             may_be_overtaken |= has_others;
         }
