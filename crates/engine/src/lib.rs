@@ -59,6 +59,7 @@ pub mod limits;
 mod load;
 mod maintenance;
 mod memory_budget;
+mod merge_choice;
 mod observe;
 mod open;
 mod open_index;

@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use hightower_index::{pin, synchronize};
 use hightower_seams::Entropy;
-use hightower_segment::{CoveredPosition, NamedTables, SegmentStore};
+use hightower_segment::{CoveredPosition, NamedTable, NamedTables, SegmentStore};
+use hightower_state::{LeveledKvState, LeveledWriter};
 use hightower_table::{LevelMerge, MergeSource, ScanDirection, TableError, TableRange, TableReader, TableWriter};
 
 use crate::commit_log::{CommitLock, CommitLog};
@@ -28,9 +29,11 @@ use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::maintenance::{Maintenance, Turn};
 use crate::memory_budget::MemoryBudget;
+use crate::merge_choice::{TABLES_MAX, worth_merging};
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open_store::OpenStore;
+use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::rebuild::{RUN_BYTES, TableRebuild};
 use crate::sync_path::SyncPath;
@@ -38,16 +41,9 @@ pub(crate) use crate::table_files::WrittenTable;
 use crate::table_files::{LIKELY_BYTES_PER_KEY, begin_table, open_written, remove_unnamed};
 use crate::tables::{CurrentTables, PendingFlush, TableStats, Tables, UnnamedFiles};
 
-/// The maximum number of tables after a flush.
-const TABLES_MAX: usize = 8;
 /// On a device with room for fewer files than this, all tables are merged after each flush, and
 /// compaction makes none.
 const FEW_FILES: u64 = 256;
-/// A merge takes tables, from the newest on, as long as the next one is at most this many times as
-/// large as those before it together.
-const MERGED_SIZE_RATIO: u64 = 2;
-/// The number of such tables that is worth a merge.
-const WORTH_MERGING: usize = 4;
 /// With this many tables, flushes wait for the end of long work, because each lookup reads a cache
 /// line of each table. Writers may be delayed then.
 const INTERRUPTED_TABLES_MAX: usize = 4 * TABLES_MAX;
@@ -207,11 +203,7 @@ impl TableFlusher {
         let installed = writer.replace_all_tables(vec![Arc::clone(&written.reader)], self.read.segments.set());
         installed.map_err(|error| self.store.poison().latch(&error))?;
         self.clear_hidden_counts();
-        self.read.segments.set_table_counts(&state.table_counts());
-        let views = writer.older_views();
-        drop(writer);
-        self.tables.replace(now);
-        turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: list.newest_first });
+        self.end_change(turn, &state, writer, now, list.newest_first);
         self.maintenance.note(|stats| stats.rebuilds += 1);
         Ok(())
     }
@@ -436,10 +428,7 @@ impl TableFlusher {
         for id in dead {
             writer.replace_tables(&[id], None).map_err(|error| self.store.poison().latch(&error))?;
         }
-        let views = writer.older_views();
-        drop(writer);
-        self.tables.replace(now);
-        turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: stale });
+        self.end_change(turn, &state, writer, now, stale);
         Ok(())
     }
 
@@ -471,13 +460,26 @@ impl TableFlusher {
         installed.map_err(|error| self.store.poison().latch(&error))?;
         // The new table lacks the hidden entries.
         self.clear_hidden_counts();
+        self.end_change(turn, &state, writer, now, stale);
+        self.budget.note_merge();
+        Ok(())
+    }
+
+    /// Ends a change of the tables in the state. The files of those that are `stale` go with the
+    /// older views.
+    fn end_change(
+        &self,
+        turn: &mut Turn,
+        state: &LeveledKvState<Place>,
+        mut writer: LeveledWriter<'_, Place>,
+        now: CurrentTables,
+        stale: Vec<NamedTable>,
+    ) {
         self.read.segments.set_table_counts(&state.table_counts());
         let views = writer.older_views();
         drop(writer);
         self.tables.replace(now);
-        self.budget.note_merge();
         turn.waiting.push(UnnamedFiles { views, segments: Vec::new(), tables: stale });
-        Ok(())
     }
 
     /// The tables have no hidden entries any more, or some whose number is not known.
@@ -541,54 +543,5 @@ impl TableFlusher {
     /// The seed of the hash of keys that the tables share.
     fn hash_seed(&self) -> Result<Option<u64>> {
         Ok(self.read.index.handle()?.tables().first().map(|table| table.hash_seed()))
-    }
-}
-
-/// The number of the newest tables that are worth a merge.
-fn worth_merging(newest_first: &[TableStats]) -> Option<usize> {
-    let mut sum = newest_first.first()?.len_bytes;
-    let mut count = 1;
-    for table in newest_first.get(1..)? {
-        if table.len_bytes > sum.saturating_mul(MERGED_SIZE_RATIO) {
-            break;
-        }
-        sum += table.len_bytes;
-        count += 1;
-    }
-    if count >= WORTH_MERGING {
-        return Some(count);
-    }
-    (newest_first.len() > TABLES_MAX && !planted("tables_without_bound")).then(|| count.max(2))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{TABLES_MAX, TableStats, worth_merging};
-
-    fn tables(lengths: &[u64]) -> Vec<TableStats> {
-        lengths.iter().map(|&len_bytes| TableStats { id: 1, len_bytes, keys: 1, tombstones: 0 }).collect()
-    }
-
-    #[test]
-    fn tables_of_similar_length_are_merged_and_there_are_never_more_than_eight() {
-        let worth = |lengths: &[u64]| worth_merging(&tables(lengths));
-        assert_eq!(worth(&[]), None);
-        assert_eq!(worth(&[1, 1, 1]), None);
-        assert_eq!(worth(&[1, 1, 1, 1]), Some(4));
-        assert_eq!(worth(&[1, 2, 6, 18, 55]), Some(4));
-        assert_eq!(worth(&[1, 1, 1, 100, 100]), None, "the large ones are not worth it");
-        let steep: Vec<u64> = (0..9).map(|power| 4_u64.pow(power)).collect();
-        assert_eq!((worth(&steep[..TABLES_MAX]), worth(&steep)), (None, Some(2)));
-        // Flushes of any lengths.
-        let (mut lengths, mut number) = (Vec::new(), 1_u64);
-        for _ in 0..10_000 {
-            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            lengths.insert(0, 1 << (number >> 59));
-            if let Some(count) = worth(&lengths) {
-                let merged = lengths.drain(..count).sum();
-                lengths.insert(0, merged);
-            }
-            assert!(lengths.len() <= TABLES_MAX, "{lengths:?}");
-        }
     }
 }
