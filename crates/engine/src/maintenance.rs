@@ -36,6 +36,11 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// Whether files of removed segments or tables may still be in use.
+    pub(crate) fn has_unfreed(&self) -> bool {
+        !self.retired.is_empty() || !self.waiting.is_empty()
+    }
+
     /// Number of removed segments whose files still exist.
     pub(crate) fn waiting_segments(&self) -> usize {
         self.retired.len() + self.waiting.iter().map(|waiting| waiting.segments.len()).sum::<usize>()

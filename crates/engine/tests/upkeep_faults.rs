@@ -548,3 +548,44 @@ fn a_tombstone_that_hides_a_put_in_a_table_stays_in_the_memtable() {
     }
     assert_eq!(engine.snapshot_state().unwrap().len(), 1);
 }
+
+/// A file that could not be removed goes with the next compaction, and so do those behind it.
+#[test]
+fn what_could_not_be_removed_goes_with_the_next_compaction() {
+    let begun = || {
+        let (fs, engine) = filled(AppendMode::Positioned);
+        for round in 0..2 {
+            engine.put(key(60), [round; 60]).unwrap();
+            engine.checkpoint().unwrap();
+        }
+        (fs, engine)
+    };
+    let calls = {
+        let (fs, engine) = begun();
+        assert!(engine.stats().tables.len() > 1);
+        let before = fs.call_count();
+        engine.run_compaction_now().unwrap();
+        fs.call_count() - before
+    };
+    let mut failures = 0;
+    for at in 0..calls {
+        let (fs, engine) = begun();
+        fs.inject(Fault { kind: FaultKind::Io, at_call: fs.call_count() + at, lasting: false });
+        let first = engine.run_compaction_now();
+        let is_failed = first.is_err();
+        fs.heal();
+        assert_eq!(engine.stats().poisoned.is_some(), engine.put("more", "of it").is_err(), "call {at}: {first:?}");
+        if engine.stats().poisoned.is_some() {
+            continue;
+        }
+        failures += usize::from(is_failed);
+        // Other tests of this process may hold what is to be freed for a while.
+        let is_freed = (0..20).any(|_| {
+            engine.run_compaction_now().unwrap();
+            let stats = engine.stats();
+            table_files(&fs).len() == stats.tables.len() && stats.compaction.waiting_segments == 0
+        });
+        assert!(is_freed, "call {at}: {first:?}: {:?} {:?}", table_files(&fs), engine.stats().tables);
+    }
+    assert!(failures > 10, "{failures}");
+}

@@ -41,6 +41,11 @@ impl FailureLatch {
         self.set.load(Ordering::Acquire)
     }
 
+    /// The first failure.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.cause.get().map(|cause| &**cause)
+    }
+
     /// Sets the latch. The first cause stays.
     pub(crate) fn set(&self, cause: &str) {
         self.cause.get_or_init(|| cause.into());

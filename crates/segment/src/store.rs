@@ -402,6 +402,12 @@ impl SegmentStore {
         self.parts.store.poison.is_set()
     }
 
+    /// The failure because of which the store accepts no writes.
+    #[must_use]
+    pub fn poison_cause(&self) -> Option<&str> {
+        self.parts.store.poison.cause()
+    }
+
     /// # Errors
     ///
     /// [`SegmentError::Poisoned`] or [`SegmentError::Forked`] if the store takes no writes.

@@ -32,6 +32,16 @@ const HALF_DEAD: Catcher = faults("a_full_device_of_half_dead_segments_is_compac
 const HISTORIES: Catcher = plain("hightower-state", "level_histories", "");
 
 pub(super) const OF_LEVELS: &[Mutant] = &[
+    caught(
+        "unremoved_files_forgotten",
+        "a file that could not be removed goes with the next compaction",
+        &[faults("what_could_not_be_removed")],
+    ),
+    caught(
+        "background_failures_not_shown",
+        "the statistics show a failure of background work that ends writing",
+        &[faults("what_could_not_be_removed")],
+    ),
     caught("compaction_of_uncovered_segments", "a compaction's table covers only what tables point to", &[MOVING]),
     caught("overtaken_records_move", "a record is live if the view's entry points to exactly it", &[MOVING]),
     caught("relocations_unnamed", "the manifest that names outputs names the table of their places", &[MOVING]),

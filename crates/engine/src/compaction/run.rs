@@ -321,7 +321,7 @@ impl CompactionRunner {
 
     /// Frees the files of removed segments that no reader holds.
     pub(crate) fn free_retired(&self, turn: &mut Turn, store: &SegmentStore) -> Result<()> {
-        if turn.retired.is_empty() && turn.waiting.is_empty() {
+        if !turn.has_unfreed() {
             return Ok(());
         }
         self.feeds.give_up_removed(self.quota.is_kept() && !store.tail_stats().full);
@@ -329,13 +329,22 @@ impl CompactionRunner {
         let _ended = synchronize(0);
         let is_unused =
             |waiting: &mut UnnamedFiles| !waiting.views.are_in_use() || planted("files_go_before_their_views");
-        for waiting in turn.waiting.extract_if(.., is_unused).collect::<Vec<_>>() {
-            if !waiting.segments.is_empty() {
-                let gone = self.read.segments.remove(&waiting.segments);
+        let mut unused = turn.waiting.extract_if(.., is_unused).collect::<Vec<_>>().into_iter();
+        while let Some(mut files) = unused.next() {
+            if !files.segments.is_empty() {
+                let gone = self.read.segments.remove(&std::mem::take(&mut files.segments));
                 turn.retired.extend(gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)));
             }
-            for table in waiting.tables {
-                remove_if_there(store.dir().as_ref(), &table.file_name())?;
+            while let Some(table) = files.tables.last() {
+                if let Err(error) = remove_if_there(store.dir().as_ref(), &table.file_name()) {
+                    // The next call frees the others.
+                    if !planted("unremoved_files_forgotten") {
+                        turn.waiting.push(files);
+                        turn.waiting.extend(unused);
+                    }
+                    return Err(error);
+                }
+                files.tables.pop();
             }
         }
         let _ended = synchronize(0);
@@ -359,9 +368,9 @@ impl CompactionRunner {
         let store = self.store.in_use()?;
         self.free_retired(turn, &store)?;
         // Guards may hold the old view, and then the old segment table. Snapshots and values may
-        // hold segments for any time; they are not waited for.
+        // hold segments and tables for any time; they are not waited for.
         for _ in 0..2 {
-            if turn.waiting_segments() > 0 && !planted("readers_not_awaited") {
+            if turn.has_unfreed() && !planted("readers_not_awaited") {
                 let _ended = synchronize(READERS_WAIT_MS);
                 self.free_retired(turn, &store)?;
             }
