@@ -9,6 +9,7 @@ mod list;
 mod list_of_auth;
 mod list_of_feed;
 mod list_of_index;
+mod list_of_keyspaces;
 mod list_of_levels;
 mod list_of_segments;
 mod list_of_table;

@@ -35,7 +35,7 @@ The store:
 Keys and values:
   Any bytes. Plain text is written as it is: UTF-8 without control characters that does not start
   with b\". Other bytes are printed, and may be typed, as a byte-string literal:
-  b\"tab \\t line feed \\n quote \\\" backslash \\\\ any byte \\xff\". A key has 1 to 65,535 bytes, a value
+  b\"tab \\t line feed \\n quote \\\" backslash \\\\ any byte \\xff\". A key has 1 to 65,520 bytes, a value
   at most 1 GiB.
 
 Output:

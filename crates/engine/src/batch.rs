@@ -7,9 +7,10 @@ use std::sync::Arc;
 use hightower_log::{Command, payload_checksum};
 use hightower_state::{ApplyOutcome, LeveledSnapshot};
 
-use crate::bounds::{KeyBounds, prefix_end};
+use crate::bounds::KeyBounds;
 use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
+use crate::keyspace::{KeyspaceId, StoredBounds, StoredKey, check_key, user_bounds, user_part};
 use crate::limits;
 use crate::mutants::planted;
 use crate::place::Place;
@@ -83,7 +84,7 @@ impl Committed {
 /// Its methods return the batch and can be chained: `engine.commit(Batch::new().put("a", "1"))`.
 ///
 /// All keys and values are copied into one buffer, which [`clear`](Batch::clear) keeps for the next
-/// use. Limits (keys of 1 to 65,535 bytes, values up to 1 GiB, versions of submitted commands below
+/// use. Limits (keys of 1 to 65,520 bytes, values up to 1 GiB, versions of submitted commands below
 /// 2^63, 65,536 commands, 4 GiB in all) are checked when the batch is committed.
 ///
 /// ```
@@ -192,17 +193,18 @@ impl Batch {
 
     /// Adds a put of `key`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        self.push(key.as_ref(), Some(value.as_ref()), None)
+        self.push(&KeyspaceId::DEFAULT.stored(key.as_ref()), Some(value.as_ref()), None)
     }
 
     /// Adds a delete of `key`.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(key.as_ref(), None, None)
+        self.push(&KeyspaceId::DEFAULT.stored(key.as_ref()), None, None)
     }
 
     /// Adds a command with an explicit version below 2^63, which may be stale.
     pub fn submit(&mut self, command: &Command) -> &mut Self {
-        self.push(command.key(), command.value(), Some((command.version(), command.timestamp())))
+        let given = Some((command.version(), command.timestamp()));
+        self.push(&KeyspaceId::DEFAULT.stored(command.key()), command.value(), given)
     }
 
     /// Adds a requirement on the state of `key` before the batch. If one requirement does not hold,
@@ -211,7 +213,7 @@ impl Batch {
         if let Expect::UnchangedSince(since) = expect {
             return self.require_range((Bound::Included(key.as_ref()), Bound::Included(key.as_ref())), since);
         }
-        self.requirements.push(Requirement { key: key.as_ref().to_vec(), expect });
+        self.requirements.push(Requirement { key: KeyspaceId::DEFAULT.stored(key.as_ref()).into_vec(), expect });
         self
     }
 
@@ -241,16 +243,12 @@ impl Batch {
     /// ```
     pub fn require_range(&mut self, bounds: impl KeyBounds, since: u64) -> &mut Self {
         let (from, to) = bounds.key_bounds();
-        let bounds = (from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec));
-        Arc::make_mut(self.ranges.get_or_insert_default()).push(RangeRequirement { bounds, since });
-        self
+        self.require_stored(KeyspaceId::DEFAULT.stored_bounds(from, to), since)
     }
 
     /// Like [`require_range`](Self::require_range), for the keys that begin with `prefix`.
     pub fn require_prefix(&mut self, prefix: impl AsRef<[u8]>, since: u64) -> &mut Self {
-        let (prefix, end) = (prefix.as_ref(), prefix_end(prefix.as_ref()));
-        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.require_range((Bound::Included(prefix), to), since)
+        self.require_stored(KeyspaceId::DEFAULT.stored_prefix(prefix.as_ref()), since)
     }
 
     /// Allows the batch to use the reserve of a full store. This is for changes that revoke access,
@@ -306,20 +304,23 @@ impl Batch {
     pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
         self.operations.iter().map(|operation| {
             let (key, value) = self.parts(operation);
-            BatchChange { key, value, given: operation.given }
+            BatchChange { key: user_part(key), value, given: operation.given }
         })
     }
 
     /// Its requirements, in the order in which they were added.
     pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
-        self.requirements.iter().map(|requirement| (requirement.key.as_slice(), requirement.expect))
+        self.requirements.iter().map(|requirement| (user_part(&requirement.key), requirement.expect))
     }
 
     /// Its requirements on ranges, in the order in which they were added, each with the seqno after
     /// which nothing in the range may have changed. They include each requirement of
     /// [`Expect::UnchangedSince`].
     pub fn range_requirements(&self) -> impl Iterator<Item = (Bound<&[u8]>, Bound<&[u8]>, u64)> + '_ {
-        self.ranges.iter().flat_map(|ranges| ranges.iter()).map(|range| (range.from(), range.to(), range.since))
+        self.ranges.iter().flat_map(|ranges| ranges.iter()).map(|range| {
+            let (from, to) = user_bounds(range.from(), range.to());
+            (from, to, range.since)
+        })
     }
 
     /// A copy of another store's commands. Their versions may be above the limit of submitted
@@ -327,19 +328,27 @@ impl Batch {
     pub(crate) fn copy_of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
         let mut batch = Self { is_copy: true, ..Self::new() };
         for command in commands {
-            batch.submit(command);
+            let given = Some((command.version(), command.timestamp()));
+            batch.push(&StoredKey::AsIs(command.key()), command.value(), given);
         }
         batch
     }
 
     /// A batch of one command.
-    pub(crate) fn of_one(key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) -> Self {
+    pub(crate) fn of_one(key: &StoredKey<'_>, value: Option<&[u8]>, given: Option<(u64, i64)>) -> Self {
         let mut batch = Self::new();
         batch.push(key, value, given);
         batch
     }
 
-    fn push(&mut self, key: &[u8], value: Option<&[u8]>, given: Option<(u64, i64)>) -> &mut Self {
+    fn require_stored(&mut self, bounds: StoredBounds<'_>, since: u64) -> &mut Self {
+        let bounds = bounds.into_owned();
+        Arc::make_mut(self.ranges.get_or_insert_default()).push(RangeRequirement { bounds, since });
+        self
+    }
+
+    pub(crate) fn push(&mut self, key: &StoredKey<'_>, value: Option<&[u8]>, given: Option<(u64, i64)>) -> &mut Self {
+        let key = key.as_bytes();
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
@@ -372,22 +381,17 @@ impl Batch {
             return Err(Error::LimitExceeded { what: "batch (commands)", found: found as u64, limit: limit as u64 });
         }
         for operation in &self.operations {
-            check_lengths(operation.key_len, operation.value_len.unwrap_or(0))?;
+            check_key(self.key(operation))?;
+            check_value_len(operation.value_len.unwrap_or(0))?;
             check_version(operation.given.filter(|_| !self.is_copy))?;
         }
-        self.requirements.iter().try_for_each(|requirement| check_lengths(requirement.key.len(), 0))
+        self.requirements.iter().try_for_each(|requirement| check_key(&requirement.key))
     }
 }
 
-/// Refuses keys and values outside the limits.
-pub(crate) fn check_lengths(key_len: usize, value_len: usize) -> Result<()> {
-    if key_len == 0 {
-        return Err(Error::Validation("the key is empty: a key has 1 to 65,535 bytes".into()));
-    }
-    if key_len > limits::MAX_KEY_LEN_BYTES && !planted("limits_unchecked") {
-        let limit = limits::MAX_KEY_LEN_BYTES as u64;
-        return Err(Error::LimitExceeded { what: "key (bytes)", found: key_len as u64, limit });
-    }
+/// Checks the length of a value.
+#[inline]
+pub(crate) fn check_value_len(value_len: usize) -> Result<()> {
     if value_len > limits::MAX_VALUE_LEN_BYTES {
         let limit = limits::MAX_VALUE_LEN_BYTES as u64;
         return Err(Error::LimitExceeded { what: "value (bytes)", found: value_len as u64, limit });

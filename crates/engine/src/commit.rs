@@ -19,11 +19,12 @@ use hightower_log::{Placement, payload_checksum};
 use hightower_segment::{Appended, Purpose};
 use hightower_state::{ApplyOutcome, Awaited, CommandKind, LeveledKvState, LeveledWriter};
 
-use crate::batch::{Batch, BatchOutcome, check_lengths, check_version};
+use crate::batch::{Batch, BatchOutcome, check_value_len, check_version};
 use crate::commit_log::{CommitGuard, CommitLock, CommitLog};
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
 use crate::feed::{FeedBell, FeedHub};
+use crate::keyspace::check_key;
 use crate::maintenance::Maintenance;
 use crate::memory_budget::MemoryBudget;
 use crate::mutants::planted;
@@ -309,7 +310,8 @@ impl WritePath {
     /// Commits one change, and waits for `durability`.
     pub(crate) fn commit_one(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
         let Write { key, value, given } = write;
-        check_lengths(key.len(), value.unwrap_or_default().len())?;
+        check_key(key)?;
+        check_value_len(value.unwrap_or_default().len())?;
         check_version(given)?;
         let mut group = [PendingCommit::new([PendingRecord::new(write, 0, 0)], durability)];
         self.commit(&mut group, |group, state, guard| {

@@ -99,10 +99,12 @@ pub struct SingleNodeEngine {
 /// Counters of the store. They read no file, and after the store is closed they return the last
 /// numbers.
 impl SingleNodeEngine {
-    /// The number of keys with a value; for a closed store the last [`Stats::keys_at_least`].
+    /// The number of keys with a value, in the default keyspace; for a closed store the last
+    /// [`Stats::keys_at_least`].
     ///
-    /// Costs nothing while all keys are in one level, which is so after a
-    /// [`checkpoint`](Self::checkpoint) that has merged all tables; otherwise a pass over the keys.
+    /// Costs a pass over the keys of the other keyspaces, which is nothing while they have none, if
+    /// all keys are in one level: so after a [`checkpoint`](Self::checkpoint) that has merged all
+    /// tables. Otherwise it costs a pass over all keys.
     /// If a table is damaged, it returns the lower bound of [`Stats::keys_at_least`]; reads report
     /// the damage.
     ///
@@ -116,16 +118,28 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        let count = |state: &LeveledKvState<Place>| {
-            let counted = state.len().map_err(|failure| self.read.noted(failure));
-            let counted = counted.unwrap_or(state.key_bounds().at_least);
-            usize::try_from(counted).unwrap_or(usize::MAX)
-        };
-        self.read.index.number(count, |last| usize::try_from(last.keys_at_least).unwrap_or(usize::MAX))
+        let at_least = |state: &LeveledKvState<Place>| state.key_bounds().at_least;
+        let counted = self.count_keys().unwrap_or_else(|_| self.read.index.number(at_least, |last| last.keys_at_least));
+        usize::try_from(counted).unwrap_or(usize::MAX)
     }
 
-    /// Whether no key has a value; for a closed store the last state. It looks for the first key
-    /// only.
+    fn count_keys(&self) -> Result<u64> {
+        let snapshot = self.snapshot()?;
+        let total = self.read.index.handle()?.len().map_err(|failure| self.read.noted(failure))?;
+        // Once another keyspace has had a key, the counter of ids stays there.
+        if self.snapshot()?.others().next().transpose()?.is_none() {
+            return Ok(total);
+        }
+        let others = snapshot.others().count_keys()?;
+        if self.latest_seq() == snapshot.seq() {
+            Ok(total.saturating_sub(others))
+        } else {
+            snapshot.iter().count_keys()
+        }
+    }
+
+    /// Whether no key of the default keyspace has a value; for a closed store the last state. It
+    /// looks for the first key only.
     ///
     /// ```
     /// # use hightower_engine::SingleNodeEngine;
@@ -136,9 +150,12 @@ impl SingleNodeEngine {
     /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let is_empty =
-            |state: &LeveledKvState<Place>| Some(state.is_empty().unwrap_or_else(|_| state.key_bounds().at_least == 0));
-        self.read.index.number(is_empty, |last| Some(last.state.live_keys == 0)).unwrap_or(true)
+        match self.iter().and_then(|mut all| all.next().transpose()) {
+            Ok(first) => first.is_none(),
+            Err(_) => {
+                self.read.index.number(|state| state.key_bounds().at_least == 0, |last| last.state.live_keys == 0)
+            }
+        }
     }
 
     /// The highest version that the store has seen, also after it is closed.

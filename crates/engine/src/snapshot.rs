@@ -12,6 +12,7 @@ use hightower_state::{EntryRecord, KvState, LeveledRange, LeveledSnapshot, Looku
 use crate::bounds::KeyBounds;
 use crate::entry_key::EntryKey;
 use crate::error::Result;
+use crate::keyspace::{KeyspaceId, StoredBounds, StoredKey, is_stored_as_is, of_user, user_part};
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::SequentialReads;
@@ -46,11 +47,14 @@ const ITEMS_PER_GUARD: usize = 256;
 pub struct Snapshot {
     read: Arc<ReadPath>,
     state: LeveledSnapshot<Place>,
+    /// The keyspace that reads are about.
+    keyspace: KeyspaceId,
 }
 
 impl Snapshot {
     pub(crate) fn new(read: &Arc<ReadPath>) -> Result<Self> {
-        Ok(Self { read: Arc::clone(read), state: read.index.state(&pin())?.snapshot() })
+        let state = read.index.state(&pin())?.snapshot();
+        Ok(Self { read: Arc::clone(read), state, keyspace: KeyspaceId::DEFAULT })
     }
 
     /// The seq of the latest commit that the snapshot shows.
@@ -74,7 +78,8 @@ impl Snapshot {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        let (key, guard) = (key.as_ref(), pin());
+        let (key, guard) = (self.keyspace.stored(key.as_ref()), pin());
+        let key = key.as_bytes();
         self.read.read(key, &guard, |guard| self.find(key, guard), |value, _| use_value(value))
     }
 
@@ -84,14 +89,30 @@ impl Snapshot {
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        let (key, guard) = (key.as_ref(), pin());
+        self.stored_value(&self.keyspace.stored(key.as_ref()))
+    }
+
+    /// The value of a stored key, and its version.
+    pub(crate) fn stored_value(&self, key: &StoredKey<'_>) -> Result<Option<(Value, u64)>> {
+        let (key, guard) = (key.as_bytes(), pin());
         self.read.read(key, &guard, |guard| self.find(key, guard), |value, version| (Value::from(value), version))
     }
 
-    /// The version of the value that `key` had. Reads no value.
-    pub(crate) fn version_of(&self, key: &[u8]) -> Result<Option<u64>> {
-        let guard = pin();
+    /// The version of the value of a stored key. Reads no value.
+    pub(crate) fn stored_version(&self, key: &StoredKey<'_>) -> Result<Option<u64>> {
+        let (key, guard) = (key.as_bytes(), pin());
         self.read.version_of(key, &guard, self.state.get(key, &guard))
+    }
+
+    /// The keys of all keyspaces but the default one.
+    pub(crate) fn others(&self) -> Range {
+        self.stored_range(&StoredBounds::behind_default())
+    }
+
+    /// The existing keys between two bounds.
+    pub(crate) fn stored_range(&self, bounds: &StoredBounds<'_>) -> Range {
+        let inner = self.state.range(bounds.from(), bounds.to());
+        Range { snapshot: self.clone(), inner, order: SequentialReads::default() }
     }
 
     pub(crate) fn state(&self) -> &LeveledSnapshot<Place> {
@@ -112,20 +133,31 @@ impl Snapshot {
         let guard = pin();
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(MULTI_GET_TOGETHER) {
-            let mut lookups = [const { Lookup::Absent }; MULTI_GET_TOGETHER];
-            self.state.get_many(keys, &guard, |at, lookup| {
-                if let Lookup::Found(found) = &lookup {
-                    self.read.prefetch(found.location, &guard);
-                }
-                if let Some(slot) = lookups.get_mut(at) {
-                    *slot = lookup;
-                }
-            });
-            for (key, lookup) in keys.iter().zip(lookups) {
-                values.push(self.read.read(key.as_ref(), &guard, |_| lookup, |value, _| Value::from(value))?);
+            if self.keyspace == KeyspaceId::DEFAULT && keys.iter().all(|key| is_stored_as_is(key.as_ref())) {
+                self.get_together(keys, &guard, &mut values)?;
+            } else {
+                let stored: Vec<_> = keys.iter().map(|key| self.keyspace.stored(key.as_ref())).collect();
+                self.get_together(&stored, &guard, &mut values)?;
             }
         }
         Ok(values)
+    }
+
+    /// Adds the values of at most [`MULTI_GET_TOGETHER`] stored keys.
+    fn get_together<K: AsRef<[u8]>>(&self, keys: &[K], guard: &Guard, values: &mut Vec<Option<Value>>) -> Result<()> {
+        let mut lookups = [const { Lookup::Absent }; MULTI_GET_TOGETHER];
+        self.state.get_many(keys, guard, |at, lookup| {
+            if let Lookup::Found(found) = &lookup {
+                self.read.prefetch(found.location, guard);
+            }
+            if let Some(slot) = lookups.get_mut(at) {
+                *slot = lookup;
+            }
+        });
+        for (key, lookup) in keys.iter().zip(lookups) {
+            values.push(self.read.read(key.as_ref(), guard, |_| lookup, |value, _| Value::from(value))?);
+        }
+        Ok(())
     }
 
     /// Whether `key` had a value. Reads no value.
@@ -135,7 +167,7 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a table, or a record that it points to, is
     /// damaged.
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.version_of(key.as_ref())?.is_some())
+        Ok(self.stored_version(&self.keyspace.stored(key.as_ref()))?.is_some())
     }
 
     /// The keys in `bounds` that had a value, in key order, from either end. Values are read on
@@ -156,13 +188,13 @@ impl Snapshot {
     #[must_use]
     pub fn range(&self, bounds: impl KeyBounds) -> Range {
         let (from, to) = bounds.key_bounds();
-        Range { snapshot: self.clone(), inner: self.state.range(from, to), order: SequentialReads::default() }
+        self.stored_range(&self.keyspace.stored_bounds(from, to))
     }
 
     /// The keys that begin with `prefix` and had a value, in key order, from either end.
     #[must_use]
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
-        Range { snapshot: self.clone(), inner: self.state.prefix(prefix.as_ref()), order: SequentialReads::default() }
+        self.stored_range(&self.keyspace.stored_prefix(prefix.as_ref()))
     }
 
     /// All keys that had a value, in key order, from either end. Values are read on request.
@@ -210,14 +242,15 @@ impl Snapshot {
         self.iter().next_back().map(|entry| entry?.into_pair()).transpose()
     }
 
-    /// A copy of all keys, values and tombstones in memory.
+    /// A copy of all keys, values and tombstones of the keyspace in memory.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a record does not verify.
     pub fn to_state(&self) -> Result<KvState> {
         let mut copy = KvState::new();
-        let mut entries = self.state.entries(Bound::Unbounded, Bound::Unbounded);
+        let all = self.keyspace.stored_bounds(Bound::Unbounded, Bound::Unbounded);
+        let mut entries = self.state.entries(all.from(), all.to());
         let mut order = SequentialReads::default();
         let order = RefCell::new(&mut order);
         loop {
@@ -227,7 +260,7 @@ impl Snapshot {
             else {
                 break;
             };
-            self.read.read_record(entry.location, &guard, |command| copy.apply(command))?;
+            self.read.read_record(entry.location, &guard, |command| copy.apply(of_user(command)))?;
         }
         Ok(copy)
     }
@@ -299,7 +332,7 @@ impl Range {
     /// ```
     #[must_use]
     pub fn after(mut self, cursor: impl AsRef<[u8]>) -> Self {
-        self.inner.skip_to_after(cursor.as_ref());
+        self.inner.skip_to_after(self.snapshot.keyspace.stored(cursor.as_ref()).as_bytes());
         self
     }
 
@@ -319,7 +352,7 @@ impl Range {
     /// ```
     #[must_use]
     pub fn before(mut self, cursor: impl AsRef<[u8]>) -> Self {
-        self.inner.stop_before(cursor.as_ref());
+        self.inner.stop_before(self.snapshot.keyspace.stored(cursor.as_ref()).as_bytes());
         self
     }
 
@@ -348,7 +381,7 @@ impl Range {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a record or a table does not verify; the
     /// iteration ends there.
     pub fn for_each_pair(&mut self, mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
-        let Self { snapshot: Snapshot { read, state }, inner, order } = self;
+        let Self { snapshot: Snapshot { read, state, .. }, inner, order } = self;
         let order = RefCell::new(order);
         loop {
             let guard = pin();
@@ -361,7 +394,7 @@ impl Range {
                 &guard,
                 |place| table.prefetch_in_order(place, &order),
                 |key, entry| {
-                    let visit = |value: &[u8], _version| visit(key, value);
+                    let visit = |value: &[u8], _version| visit(user_part(key), value);
                     let flow = match table.find(entry.location.segment) {
                         Some(tracked) => read.value_in(tracked, entry.location, visit).map(Some),
                         None => read.read(key, &guard, |guard| state.get(key, guard), visit),
@@ -379,6 +412,27 @@ impl Range {
                 (Some(error), _) => return Err(error),
                 (None, Visited::Some) => {}
                 (None, Visited::All | Visited::Stopped) => return Ok(()),
+            }
+        }
+    }
+
+    /// The number of the remaining keys.
+    pub(crate) fn count_keys(mut self) -> Result<u64> {
+        let mut count = 0;
+        loop {
+            let guard = pin();
+            let visited = self.inner.visit_pinned(
+                ITEMS_PER_GUARD,
+                &guard,
+                |_| (),
+                |_, _| {
+                    count += 1;
+                    ControlFlow::Continue(())
+                },
+            );
+            match visited.map_err(|failure| self.snapshot.read.noted(failure))? {
+                Visited::Some => {}
+                Visited::All | Visited::Stopped => return Ok(count),
             }
         }
     }
@@ -456,6 +510,7 @@ impl fmt::Debug for Range {
 #[derive(Clone)]
 pub struct Entry {
     snapshot: Snapshot,
+    /// As it is stored.
     key: EntryKey,
     found: Versioned<Place>,
 }
@@ -464,6 +519,10 @@ impl Entry {
     /// The key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
+        user_part(self.stored_key())
+    }
+
+    pub(crate) fn stored_key(&self) -> &[u8] {
         self.key.as_bytes()
     }
 
@@ -490,7 +549,8 @@ impl Entry {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn into_pair(self) -> Result<(Vec<u8>, Value)> {
         let value = self.value()?;
-        Ok((self.key.into_vec(), value))
+        let key = if is_stored_as_is(self.stored_key()) { self.key.into_vec() } else { self.key().to_vec() };
+        Ok((key, value))
     }
 }
 

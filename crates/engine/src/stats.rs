@@ -67,9 +67,9 @@ pub struct SegmentStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Number of keys with a value. An upper bound if several levels have keys, because a key may
-    /// be in more than one; [`keys_at_least`](Self::keys_at_least) is then the lower bound, and
-    /// [`SingleNodeEngine::len`](crate::SingleNodeEngine::len) counts.
+    /// Number of keys with a value, in all keyspaces. An upper bound if several levels have keys,
+    /// because a key may be in more than one; [`keys_at_least`](Self::keys_at_least) is then the
+    /// lower bound, and [`SingleNodeEngine::len`](crate::SingleNodeEngine::len) counts.
     pub keys: u64,
     /// A lower bound of the number of keys with a value; equal to [`keys`](Self::keys) if that is
     /// exact.

@@ -16,10 +16,11 @@ use std::fmt;
 use std::ops::Bound;
 
 use crate::batch::Committed;
-use crate::bounds::{KeyBounds, prefix_end};
+use crate::bounds::KeyBounds;
 use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
+use crate::keyspace::KeyspaceId;
 use crate::ticket::Ticket;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
@@ -106,7 +107,7 @@ impl<'e> Transaction<'e> {
     /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) over the memory limit of a transaction
     /// with writes.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        Ok(self.local.read(key.as_ref())?.map(|(value, _)| value))
+        Ok(self.local.read(&KeyspaceId::DEFAULT.stored(key.as_ref()))?.map(|(value, _)| value))
     }
 
     /// Whether `key` has a value. Reads no value.
@@ -116,7 +117,7 @@ impl<'e> Transaction<'e> {
     /// [`Error::LimitExceeded`](crate::Error::LimitExceeded) over the memory limit of a transaction
     /// with writes.
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.local.contains_key(key.as_ref())
+        self.local.contains_key(&KeyspaceId::DEFAULT.stored(key.as_ref()))
     }
 
     /// Iterates, from either end, over the keys in `bounds` that have a value, in the store or
@@ -145,7 +146,7 @@ impl<'e> Transaction<'e> {
     /// with writes. Items can have the same error.
     pub fn range(&self, bounds: impl KeyBounds) -> Result<TransactionRange<'_>> {
         let (from, to) = bounds.key_bounds();
-        TransactionRange::new(&self.local, from, to)
+        TransactionRange::new(&self.local, &KeyspaceId::DEFAULT.stored_bounds(from, to))
     }
 
     /// The keys that begin with `prefix` and have a value, otherwise as [`range`](Self::range).
@@ -154,12 +155,7 @@ impl<'e> Transaction<'e> {
     ///
     /// As [`range`](Self::range).
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<TransactionRange<'_>> {
-        let (prefix, end) = (prefix.as_ref(), prefix_end(prefix.as_ref()));
-        TransactionRange::new(
-            &self.local,
-            Bound::Included(prefix),
-            end.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
-        )
+        TransactionRange::new(&self.local, &KeyspaceId::DEFAULT.stored_prefix(prefix.as_ref()))
     }
 
     /// Sets `key` to `value` at the commit. Costs a copy of both.
@@ -170,7 +166,7 @@ impl<'e> Transaction<'e> {
     /// [`Error::Validation`](crate::Error::Validation) for an invalid key or value, for more than
     /// 65,536 written keys, or over the memory limit. An error leaves the transaction unchanged.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.local.write(key.as_ref(), Some(value.as_ref()))
+        self.local.write(&KeyspaceId::DEFAULT.stored(key.as_ref()), Some(value.as_ref()))
     }
 
     /// Deletes `key` at the commit. The commit writes a tombstone even if the key is absent.
@@ -179,7 +175,7 @@ impl<'e> Transaction<'e> {
     ///
     /// As [`put`](Self::put).
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.local.write(key.as_ref(), None)
+        self.local.write(&KeyspaceId::DEFAULT.stored(key.as_ref()), None)
     }
 
     /// A point to which the transaction can be [rolled back](Self::rollback_to).
@@ -287,7 +283,7 @@ impl KvReader for Transaction<'_> {
 
     /// The version is 0 for a value that the transaction has written itself.
     fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
-        self.local.read(key)
+        self.local.read(&KeyspaceId::DEFAULT.stored(key))
     }
 
     fn contains_key(&self, key: &[u8]) -> Result<bool> {

@@ -4,6 +4,7 @@ use super::catcher::{Catcher, ENGINE_CRASHES, Mutant, Shows, caught, engine, pla
 use super::list_of_auth::OF_AUTH;
 use super::list_of_feed::OF_FEED;
 use super::list_of_index::OF_INDEX_AND_STATE;
+use super::list_of_keyspaces::OF_KEYSPACES;
 use super::list_of_levels::OF_LEVELS;
 use super::list_of_segments::{OF_SEGMENTS, read_ahead, surroundings_of_segments};
 use super::list_of_table::OF_TABLE;
@@ -19,6 +20,7 @@ pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
         .chain(OF_TABLE)
         .chain(OF_TRANSACTIONS)
         .chain(OF_FEED)
+        .chain(OF_KEYSPACES)
         .chain(OF_AUTH)
 }
 

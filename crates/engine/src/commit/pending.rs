@@ -10,6 +10,7 @@ use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
+use crate::keyspace::{user_bounds, user_part};
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::watch::{RangeFinding, RangeRequirement, RangeWatch};
@@ -316,7 +317,7 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
             }
             CommitVerdict::Rejected { requirement, found } => {
                 let Requirement { key, expect } = &self.requirements[requirement];
-                BatchOutcome::Rejected(Rejected::new(key.clone(), *expect, found))
+                BatchOutcome::Rejected(Rejected::new(user_part(key).to_vec(), *expect, found))
             }
             CommitVerdict::ViewChanged => return Err(Error::Internal("a commit was not decided".into())),
             CommitVerdict::RangeChanged => {
@@ -330,8 +331,11 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
                 let range = self.ranges.and_then(|ranges| ranges.get(at));
                 let RangeRequirement { bounds, since } =
                     range.ok_or_else(|| Error::Internal("a changed range was not required".into()))?;
-                let rejected = Rejected::new(key, Expect::UnchangedSince(*since), found);
-                BatchOutcome::Rejected(Rejected { range: Some(Box::new(bounds.clone())), known_since, ..rejected })
+                let rejected = Rejected::new(user_part(&key).to_vec(), Expect::UnchangedSince(*since), found);
+                let (from, to) = (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice));
+                let (from, to) = user_bounds(from, to);
+                let range = Some(Box::new((from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec))));
+                BatchOutcome::Rejected(Rejected { range, known_since, ..rejected })
             }
         })
     }

@@ -1,12 +1,12 @@
 //! Change feeds, and waiting for a commit.
 
-use std::ops::Bound;
 use std::time::Duration;
 
-use crate::bounds::{KeyBounds, prefix_end};
+use crate::bounds::KeyBounds;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::feed::{ChangeFeed, FeedReach, FeedStart, LogCursor, WatchedRange};
+use crate::keyspace::KeyspaceId;
 #[cfg(doc)]
 use crate::snapshot::Snapshot;
 
@@ -43,7 +43,7 @@ impl SingleNodeEngine {
     /// [`Error::Diverged`] if the store has never had such a commit, or a crash has taken it;
     /// [`Error::Closed`].
     pub fn watch(&self, bounds: impl KeyBounds, after_seqno: u64) -> Result<ChangeFeed> {
-        self.feed(WatchedRange::of(&bounds), after_seqno, FeedReach::Visible)
+        self.feed(watched(&bounds), after_seqno, FeedReach::Visible)
     }
 
     /// As [`watch`](Self::watch), for the keys with a prefix.
@@ -62,10 +62,8 @@ impl SingleNodeEngine {
     ///
     /// As [`watch`](Self::watch).
     pub fn watch_prefix(&self, prefix: impl AsRef<[u8]>, after_seqno: u64) -> Result<ChangeFeed> {
-        let prefix = prefix.as_ref();
-        let end = prefix_end(prefix);
-        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.watch((Bound::Included(prefix), to), after_seqno)
+        let range = WatchedRange::of(&KeyspaceId::DEFAULT.stored_prefix(prefix.as_ref()));
+        self.feed(range, after_seqno, FeedReach::Visible)
     }
 
     /// As [`watch`](Self::watch), but returns a commit only once no power loss can take it: for
@@ -86,7 +84,7 @@ impl SingleNodeEngine {
     ///
     /// As [`watch`](Self::watch).
     pub fn watch_durable(&self, bounds: impl KeyBounds, after_seqno: u64) -> Result<ChangeFeed> {
-        self.feed(WatchedRange::of(&bounds), after_seqno, FeedReach::Durable)
+        self.feed(watched(&bounds), after_seqno, FeedReach::Durable)
     }
 
     fn feed(&self, range: WatchedRange, after: u64, reach: FeedReach) -> Result<ChangeFeed> {
@@ -132,4 +130,9 @@ impl SingleNodeEngine {
     pub fn wait_for(&self, seqno: u64, timeout: Duration) -> Result<bool> {
         self.feeds.wait_for(seqno, timeout)
     }
+}
+
+fn watched(bounds: &impl KeyBounds) -> WatchedRange {
+    let (from, to) = bounds.key_bounds();
+    WatchedRange::of(&KeyspaceId::DEFAULT.stored_bounds(from, to))
 }

@@ -11,6 +11,7 @@ use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::expect::Expect;
+use crate::keyspace::{KeyspaceId, StoredKey};
 use crate::mutants::planted;
 use crate::observe::{HandedIn, Operation, observe};
 use crate::pipeline::{Pipeline, single_outcome};
@@ -61,8 +62,8 @@ impl SingleNodeEngine {
         value: impl AsRef<[u8]>,
         durability: Durability,
     ) -> Result<ApplyOutcome> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        self.write(Write { key, value: Some(value), given: None }, durability)
+        let (key, value) = (KeyspaceId::DEFAULT.stored(key.as_ref()), value.as_ref());
+        self.write(Write { key: key.as_bytes(), value: Some(value), given: None }, durability)
     }
 
     /// As [`put`](Self::put), but returns the version of the value, for a later
@@ -123,7 +124,8 @@ impl SingleNodeEngine {
     ///
     /// As [`put`](Self::put).
     pub fn delete_with(&self, key: impl AsRef<[u8]>, durability: Durability) -> Result<ApplyOutcome> {
-        self.write(Write { key: key.as_ref(), value: None, given: None }, durability)
+        let key = KeyspaceId::DEFAULT.stored(key.as_ref());
+        self.write(Write { key: key.as_bytes(), value: None, given: None }, durability)
     }
 
     /// Deletes `key` and returns the version of the delete; `None`, without a write, if the key has
@@ -281,7 +283,8 @@ impl SingleNodeEngine {
     /// As [`submit`](Self::submit).
     pub fn submit_with(&self, command: Command, durability: Durability) -> Result<ApplyOutcome> {
         let given = Some((command.version(), command.timestamp()));
-        self.write(Write { key: command.key(), value: command.value(), given }, durability)
+        let key = KeyspaceId::DEFAULT.stored(command.key());
+        self.write(Write { key: key.as_bytes(), value: command.value(), given }, durability)
     }
 
     /// Commits several commands atomically. Stale ones are skipped, and have the outcome
@@ -523,7 +526,7 @@ impl SingleNodeEngine {
         let Some(pipeline) = self.pipeline()? else {
             return self.write.commit_one(write, durability);
         };
-        let batch = Batch::of_one(write.key, write.value, write.given);
+        let batch = Batch::of_one(&StoredKey::AsIs(write.key), write.value, write.given);
         pipeline.commit(batch, durability).and_then(single_outcome)
     }
 }

@@ -8,6 +8,7 @@ use hightower_segment::Segment;
 
 use crate::entry_key::EntryKey;
 use crate::error::{Error, Result};
+use crate::keyspace::user_part;
 use crate::value::Value;
 
 /// The kind of a change.
@@ -120,7 +121,7 @@ impl<'a> FeedChange<'a> {
     /// The key.
     #[must_use]
     pub fn key(&self) -> &'a [u8] {
-        self.change.key.as_bytes()
+        user_part(self.change.key.as_bytes())
     }
 
     /// Whether the key has got or lost a value.

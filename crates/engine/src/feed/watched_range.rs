@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use crate::bounds::KeyBounds;
+use crate::keyspace::StoredBounds;
 use crate::mutants::planted;
 
 /// A half-open range of keys.
@@ -14,15 +14,14 @@ pub(crate) struct WatchedRange {
 }
 
 impl WatchedRange {
-    pub(crate) fn of(bounds: &impl KeyBounds) -> Self {
-        let (from, to) = bounds.key_bounds();
+    pub(crate) fn of(bounds: &StoredBounds<'_>) -> Self {
         Self {
-            from: match from {
+            from: match bounds.from() {
                 Bound::Included(key) => key.to_vec(),
                 Bound::Excluded(key) => successor(key),
                 Bound::Unbounded => Vec::new(),
             },
-            to: match to {
+            to: match bounds.to() {
                 Bound::Included(key) => Some(successor(key)),
                 Bound::Excluded(key) => Some(key.to_vec()),
                 Bound::Unbounded => None,
@@ -215,9 +214,10 @@ mod tests {
     use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
     use super::{RangeIndex, WatchedRange};
+    use crate::keyspace::KeyspaceId;
 
-    fn range(bounds: (Bound<&str>, Bound<&str>)) -> WatchedRange {
-        WatchedRange::of(&bounds)
+    fn range((from, to): (Bound<&str>, Bound<&str>)) -> WatchedRange {
+        WatchedRange::of(&KeyspaceId::DEFAULT.stored_bounds(from.map(str::as_bytes), to.map(str::as_bytes)))
     }
 
     #[test]
@@ -253,8 +253,8 @@ mod tests {
             for id in 0..count {
                 let (from, len) = (next(50), next(20));
                 let (from, to) = (format!("{prefix}{from:02}"), format!("{prefix}{:02}", from + len));
-                let to = if len == 0 { Unbounded } else { Excluded(to) };
-                let range = WatchedRange::of(&(if from == "00" { Unbounded } else { Included(from) }, to));
+                let to = if len == 0 { Unbounded } else { Excluded(to.as_str()) };
+                let range = range((if from == "00" { Unbounded } else { Included(from.as_str()) }, to));
                 index.add(id, range.clone());
                 alive.insert(id, range);
                 if next(3) == 0 && alive.remove(&next(id + 1)).is_some() {

@@ -13,6 +13,7 @@ use hightower_state::EntryRecord;
 
 use crate::components::Components;
 use crate::error::{Error, Result};
+use crate::keyspace::{KeyspaceId, UserKey, of_user, user_part};
 use crate::load::{Fold, TablesUse};
 use crate::place::Place;
 use crate::read_path::ReadingLock;
@@ -204,8 +205,9 @@ fn check_segment(
             Finding::Entry(entry) if entry.offset < end => {
                 report.records += 1;
                 if is_ordered {
-                    name_the_key_after(&mut report.damage[first_damage..], entry.command.key());
-                    last_key = Some(entry.command.key().to_vec());
+                    let key = user_part(entry.command.key());
+                    name_the_key_after(&mut report.damage[first_damage..], key);
+                    last_key = Some(key.to_vec());
                 }
                 meter.add(entry.len_bytes.into())?;
             }
@@ -298,6 +300,8 @@ pub struct RawRecord<'a> {
     pub continues: bool,
     /// Its command.
     pub command: CommandRef<'a>,
+    /// The keyspace of its key.
+    pub keyspace: KeyspaceId,
 }
 
 /// Calls `visit` with every valid record of the log, overtaken ones too, in the order of segments
@@ -327,7 +331,8 @@ pub fn dump(
                 len_bytes: entry.len_bytes,
                 seq: is_append.then_some(entry.seq),
                 continues: entry.continues,
-                command: entry.command,
+                keyspace: UserKey::of(entry.command.key()).keyspace,
+                command: of_user(entry.command),
             };
             if visit(record).is_break() {
                 return Ok(damaged);

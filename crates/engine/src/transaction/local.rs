@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::batch::{Batch, check_lengths};
+use crate::batch::{Batch, check_value_len};
 use crate::error::{Error, Result};
+use crate::keyspace::{StoredKey, check_key, user_part};
 use crate::limits;
 use crate::mutants::planted;
 use crate::snapshot::Snapshot;
@@ -43,31 +44,31 @@ impl<'e> LocalState<'e> {
     }
 
     /// The value of a key and its version; 0 for an own write.
-    pub(super) fn read(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
-        if let Some(own) = self.writes.get(key).filter(|_| !planted("own_write_unseen")) {
+    pub(super) fn read(&self, key: &StoredKey<'_>) -> Result<Option<(Value, u64)>> {
+        if let Some(own) = self.writes.get(key.as_bytes()).filter(|_| !planted("own_write_unseen")) {
             return Ok(own.clone().map(|value| (value, 0)));
         }
-        let found = self.snapshot.get_versioned(key)?;
+        let found = self.snapshot.stored_value(key)?;
         self.note_key(key, found.as_ref().map(|(_, version)| *version))?;
         Ok(found)
     }
 
-    pub(super) fn contains_key(&self, key: &[u8]) -> Result<bool> {
-        if let Some(own) = self.writes.get(key) {
+    pub(super) fn contains_key(&self, key: &StoredKey<'_>) -> Result<bool> {
+        if let Some(own) = self.writes.get(key.as_bytes()) {
             return Ok(own.is_some());
         }
-        let version = self.snapshot.version_of(key)?;
+        let version = self.snapshot.stored_version(key)?;
         self.note_key(key, version)?;
         Ok(version.is_some())
     }
 
-    fn note_key(&self, key: &[u8], version: Option<u64>) -> Result<()> {
+    fn note_key(&self, key: &StoredKey<'_>, version: Option<u64>) -> Result<()> {
         // The store never holds an empty key or a key over the limit.
-        let is_possible = (1..=limits::MAX_KEY_LEN_BYTES).contains(&key.len());
+        let is_possible = (1..=limits::MAX_KEY_LEN_BYTES).contains(&user_part(key.as_bytes()).len());
         if !is_possible || (version.is_none() && planted("absent_reads_forgotten")) {
             return Ok(());
         }
-        self.note_read(|reads| reads.note_key(key, version))
+        self.note_read(|reads| reads.note_key(key.as_bytes(), version))
     }
 
     /// Changes the read set and enforces the limit. Beyond the limit, the transaction forgets its
@@ -91,9 +92,11 @@ impl<'e> LocalState<'e> {
         self.reads.lock().close_range();
     }
 
-    pub(super) fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    pub(super) fn write(&mut self, key: &StoredKey<'_>, value: Option<&[u8]>) -> Result<()> {
         let value_len = value.map_or(0, <[u8]>::len);
-        check_lengths(key.len(), value_len)?;
+        let key = key.as_bytes();
+        check_key(key)?;
+        check_value_len(value_len)?;
         let limit = limits::MAX_BATCH_COMMANDS;
         if self.writes.len() >= limit && self.writes.get(key).is_none() {
             let found = self.writes.len() as u64 + 1;

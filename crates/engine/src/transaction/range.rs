@@ -7,6 +7,7 @@ use std::iter::FusedIterator;
 use std::ops::Bound;
 
 use crate::error::Result;
+use crate::keyspace::{StoredBounds, user_part};
 use crate::mutants::planted;
 use crate::snapshot::{Entry, Range};
 use crate::transaction::local::LocalState;
@@ -40,12 +41,19 @@ enum FoundEntry<'t> {
 }
 
 impl TransactionEntry<'_> {
+    fn stored_key(&self) -> &[u8] {
+        match &self.0 {
+            FoundEntry::Stored(entry) => entry.stored_key(),
+            FoundEntry::Own(key, _) => key,
+        }
+    }
+
     /// The key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         match &self.0 {
             FoundEntry::Stored(entry) => entry.key(),
-            FoundEntry::Own(key, _) => key,
+            FoundEntry::Own(key, _) => user_part(key),
         }
     }
 
@@ -69,26 +77,27 @@ impl TransactionEntry<'_> {
     pub fn into_pair(self) -> Result<(Vec<u8>, Value)> {
         match self.0 {
             FoundEntry::Stored(entry) => entry.into_pair(),
-            FoundEntry::Own(key, value) => Ok((key.to_vec(), value.clone())),
+            FoundEntry::Own(key, value) => Ok((user_part(key).to_vec(), value.clone())),
         }
     }
 }
 
 impl<'t> TransactionRange<'t> {
-    pub(super) fn new(local: &'t LocalState<'_>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Self> {
+    pub(super) fn new(local: &'t LocalState<'_>, bounds: &StoredBounds<'_>) -> Result<Self> {
+        let (from, to) = (bounds.from(), bounds.to());
         let is_empty = is_empty(from, to);
         let number = local.note_read(|reads| reads.open_range(from, to)).inspect_err(|_| local.close_range())?;
         let number = number.filter(|_| !is_empty && !planted("range_reads_forgotten"));
         let own = if is_empty { btree_map::Range::default() } else { local.writes.range(from, to) };
         let own = if planted("own_writes_unseen_in_ranges") { btree_map::Range::default() } else { own };
-        let stored = local.snapshot.range((from, to));
+        let stored = local.snapshot.stored_range(bounds);
         Ok(Self { local, number, stored: PeekedEnds::new(stored), own: PeekedEnds::new(own), is_done: is_empty })
     }
 
     fn advance(&mut self, is_from_back: bool) -> Option<Result<TransactionEntry<'t>>> {
         while !self.is_done {
             let stored = match self.stored.peek(is_from_back) {
-                Some(Ok(entry)) => Some(entry.key()),
+                Some(Ok(entry)) => Some(entry.stored_key()),
                 None => None,
                 Some(Err(_)) => {
                     // The rest of the range is unknown, so nothing of it may be returned.
@@ -113,7 +122,8 @@ impl<'t> TransactionRange<'t> {
                 (_, None) => continue,
             };
             let entry = TransactionEntry(found);
-            let noted = self.local.note_read(|reads| reads.note_range_to(self.number, entry.key(), is_from_back));
+            let noted =
+                self.local.note_read(|reads| reads.note_range_to(self.number, entry.stored_key(), is_from_back));
             return Some(noted.map(|()| entry));
         }
         if !self.is_done {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::keyspace::StoredKey;
 use crate::mutants::planted;
 use crate::value::Value;
 
@@ -114,8 +115,8 @@ impl WriteBuffer {
         let mut batch = Batch::new();
         for (key, value) in std::mem::take(&mut self.entries) {
             match value {
-                Some(value) => batch.put(key, value),
-                None => batch.delete(key),
+                Some(value) => batch.push(&StoredKey::Heap(key), Some(&value), None),
+                None => batch.push(&StoredKey::Heap(key), None, None),
             };
         }
         *self = Self::default();
