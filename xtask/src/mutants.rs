@@ -8,6 +8,7 @@ mod catcher;
 mod list;
 mod list_of_auth;
 mod list_of_feed;
+mod list_of_followers;
 mod list_of_index;
 mod list_of_keyspaces;
 mod list_of_levels;

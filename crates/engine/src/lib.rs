@@ -23,7 +23,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | limits | keys of 1 to 65,520 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 by default (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
+//! | limits | keys of 1 to 65,520 bytes, values up to 1 GiB, batches up to 65,536 commands and below 4 GiB; one writing process with any number of followers, or any number of reading ones; 64-bit machines; one memory map per segment file, of which Linux allows a process 65,530 by default (`vm.max_map_count`): nearly 4 TiB with segments of 64 MiB |
 //! | durability | `Os`, `Interval` (the default, 25 ms) or `Sync`, per store and per call: see `docs/DURABILITY.md` |
 //! | memory | `index_memory_bytes` (256 MiB) for the keys of the latest commits, about 110 bytes per key of 16 bytes, independent of its value; the others are in tables on disk. A running flush, merge or compaction takes about 32 MiB more. Values are in the page cache |
 //! | threads | share the engine in an `Arc`. It has 6 threads of its own (`flush`, `tail`, `pages`, `seal`, `feed`, `compact`) and, with a `commit_queue_depth`, one that commits; iterators and snapshots own their data |
@@ -52,6 +52,7 @@ mod expect;
 mod feed;
 mod files;
 mod flusher;
+mod follower;
 mod group_commit;
 mod guarded;
 mod keyspace;
@@ -110,6 +111,7 @@ pub use engine::{RangeDeletion, SingleNodeEngine};
 pub use error::{Error, Remedy, Result};
 pub use expect::{Expect, Rejected};
 pub use feed::{ChangeFeed, ChangeKind, FeedChange, FeedCommit, FeedStats, FeedSubscription};
+pub use follower::{Follower, FollowerConfig, FollowerStats};
 pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, Goal, SegmentUsage, SizeTiered};
 pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};

@@ -452,7 +452,7 @@ mod tests {
         };
         assert!(store.segments().iter().any(is_after), "an old record has moved behind newer ones");
         let exists = |id| store.segments().iter().any(|segment| segment.id() == id);
-        let expected = content_of(&open_tables(store.dir().as_ref(), list).unwrap(), exists);
+        let expected = content_of(&open_tables(store.dir().as_ref(), list, &[]).unwrap(), exists);
         assert!(expected.contains_key(&b"once"[..]) && expected.values().any(|(_, is_deleted)| *is_deleted));
         let files = fs.names_in(Path::new("/store")).unwrap();
         for run_bytes in [1, 500, 4 << 10, RUN_BYTES] {

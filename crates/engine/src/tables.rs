@@ -143,18 +143,29 @@ pub(crate) struct UnnamedFiles {
     pub(crate) tables: Vec<NamedTable>,
 }
 
-/// Opens all tables of a list, newest first, and checks that each file is the table that the
-/// manifest names. The error is the reason why they cannot be used.
-pub(crate) fn open_tables(dir: &dyn Dir, list: &NamedTables) -> Result<Vec<Arc<TableReader>>, String> {
-    list.newest_first.iter().map(|named| open_named(dir, named).map(Arc::new)).collect()
+/// All tables of a list, newest first: the known ones, and the others opened and checked to be the
+/// tables that the manifest names. The error is the reason why they cannot be used.
+pub(crate) fn open_tables(
+    dir: &dyn Dir,
+    list: &NamedTables,
+    known: &[Arc<TableReader>],
+) -> Result<Vec<Arc<TableReader>>, String> {
+    let open = |named: &NamedTable| match known.iter().find(|table| is_named(table, named)) {
+        Some(table) => Ok(Arc::clone(table)),
+        None => open_named(dir, named).map(Arc::new),
+    };
+    list.newest_first.iter().map(open).collect()
+}
+
+fn is_named(table: &TableReader, named: &NamedTable) -> bool {
+    (table.id(), table.salt(), table.len_bytes()) == (named.id.into(), named.salt, named.len_bytes)
 }
 
 /// Opens a table, and checks that it is the table that the manifest names.
 fn open_named(dir: &dyn Dir, named: &NamedTable) -> Result<TableReader, String> {
     let name = named.file_name();
     let table = TableReader::open(dir, &name).map_err(|error| error.to_string())?;
-    let found = (table.id(), table.salt(), table.len_bytes());
-    if found != (named.id.into(), named.salt, named.len_bytes) && !planted("other_table_believed") {
+    if !is_named(&table, named) && !planted("other_table_believed") {
         return Err(format!("{}: not the table that the manifest names", dir.path().join(name).display()));
     }
     Ok(table)

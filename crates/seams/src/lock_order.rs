@@ -23,6 +23,8 @@ pub enum Rank {
     Feeds,
     /// The commit log: one commit at a time.
     Commit,
+    /// The replica of a follower.
+    Pursuit,
     /// The writer of the state.
     StateWriter,
     /// The creation of files under a quota.

@@ -80,6 +80,8 @@ pub mod conformance;
 mod error;
 mod file_header;
 mod first_segment;
+mod followed_log;
+mod followed_tail;
 mod fs;
 mod layout;
 mod lengths;
@@ -89,6 +91,7 @@ mod manifest;
 mod manifest_edit;
 mod manifest_file;
 mod manifest_reader;
+mod manifest_watch;
 mod map_reserve;
 mod mapped_file;
 #[allow(unsafe_code, reason = "maps; every block says why it is sound")]
@@ -123,6 +126,7 @@ pub use commit_history::{CommitHistory, LostCommits};
 pub use compacted::{CompactedSegment, CompactedWriter, Edit, Released};
 pub use error::{Damage, OUT_OF_MAPS, SegmentError, is_full};
 pub use first_segment::Recovery;
+pub use followed_log::{Continuation, FollowedDir, FollowedLog, LogPosition, TakenOver};
 pub use fs::{
     Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata, RealFs, read_full_at, retry_interrupted, write_all_at,
 };

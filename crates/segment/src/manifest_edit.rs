@@ -57,9 +57,14 @@ impl Manifest {
     ///
     /// [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        Ok(Self::decode_to_end(bytes)?.0)
+    }
+
+    /// The same, with the end of the last edit. Bytes behind it are an edit that is not complete.
+    pub(crate) fn decode_to_end(bytes: &[u8]) -> Result<(Self, usize), ManifestError> {
         let (mut manifest, edits_at, check) = Self::decode_whole(bytes)?;
-        manifest.replay(bytes, edits_at, check)?;
-        Ok(manifest)
+        let end = manifest.replay(bytes, edits_at, check)?;
+        Ok((manifest, end))
     }
 
     /// The manifest's numbers after [`apply`](Self::apply).
@@ -113,9 +118,9 @@ impl Manifest {
         }
     }
 
-    /// Applies the edits in `bytes` from offset `at` on. `check` is the check of the manifest
-    /// before them.
-    fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<(), ManifestError> {
+    /// Applies the edits in `bytes` from offset `at` on, and returns the end of the last one.
+    /// `check` is the check of the manifest before them.
+    fn replay(&mut self, bytes: &[u8], mut at: usize, check: u32) -> Result<usize, ManifestError> {
         while let Some(edit) = edit_at(bytes, at, check) {
             self.apply_encoded(edit, at)?;
             at += edit.len();
@@ -125,7 +130,7 @@ impl Manifest {
         if later.is_some() && !planted("damaged_edit_is_an_end") {
             return Err(ManifestError::Damaged { offset: at as u64, reason: "a damaged edit before others" });
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Applies the edit at offset `at` of the file.

@@ -72,21 +72,31 @@ pub(crate) fn read_manifest(dir: &dyn Dir, names: &[String]) -> Result<Option<Ma
         }
         Err(error) => return Err(SegmentError::io("open", &path, error)),
     };
-    let len = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?.len_bytes;
-    let len = usize::try_from(len).ok().filter(|len| *len <= MAX_LEN_BYTES);
-    let len = len.ok_or_else(|| SegmentError::corrupt(&path, 0, Damage::Manifest("it is longer than any manifest")))?;
-    let mut bytes = vec![0; len];
-    let read = read_full_at(file.as_ref(), &mut bytes, 0).map_err(|error| SegmentError::io("read", &path, error))?;
-    bytes.truncate(read);
-    let manifest = Manifest::decode(&bytes).map_err(|error| match error {
-        ManifestError::Damaged { offset, reason } => SegmentError::corrupt(&path, offset, Damage::Manifest(reason)),
-        newer => SegmentError::VersionUnsupported { path: path.clone(), what: newer.to_string() },
-    })?;
+    let bytes = manifest_bytes(file.as_ref(), &path)?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| manifest_error(&path, error))?;
     if has_lost_an_edit(dir, names, &manifest)? && !planted("lost_edit_unnoticed") {
         let damage = Damage::Manifest("it has lost an edit: it does not name a segment that has commits");
         return Err(SegmentError::corrupt(&path, bytes.len() as u64, damage));
     }
     Ok(Some(manifest))
+}
+
+/// All bytes of a manifest's file.
+pub(crate) fn manifest_bytes(file: &dyn File, path: &Path) -> Result<Vec<u8>, SegmentError> {
+    let len = file.metadata().map_err(|error| SegmentError::io("look at", path, error))?.len_bytes;
+    let len = usize::try_from(len).ok().filter(|len| *len <= MAX_LEN_BYTES);
+    let len = len.ok_or_else(|| SegmentError::corrupt(path, 0, Damage::Manifest("it is longer than any manifest")))?;
+    let mut bytes = vec![0; len];
+    let read = read_full_at(file, &mut bytes, 0).map_err(|error| SegmentError::io("read", path, error))?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+pub(crate) fn manifest_error(path: &Path, error: ManifestError) -> SegmentError {
+    match error {
+        ManifestError::Damaged { offset, reason } => SegmentError::corrupt(path, offset, Damage::Manifest(reason)),
+        newer => SegmentError::VersionUnsupported { path: path.to_owned(), what: newer.to_string() },
+    }
 }
 
 /// Whether the manifest has lost an edit at its end that named a segment with commits. The edit
@@ -183,7 +193,7 @@ fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
 
 /// Opens, maps and identifies one segment. The published length of a sealed segment is the
 /// manifest's, of an open one the file's.
-fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
+pub(crate) fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, SegmentError> {
     let path = segment_path(dir.path(), entry.id);
     let file = match dir.open(&segment_name(entry.id), Access::Read) {
         Ok(file) => file,
@@ -214,7 +224,7 @@ fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<Found, Segm
     Ok(Found { segment, entry, file_len })
 }
 
-fn read_header(file: &dyn File, path: &Path, entry: &SegmentEntry) -> Result<SegmentHeader, SegmentError> {
+pub(crate) fn read_header(file: &dyn File, path: &Path, entry: &SegmentEntry) -> Result<SegmentHeader, SegmentError> {
     let mut bytes = [0; SegmentHeader::LEN];
     let read = read_full_at(file, &mut bytes, 0).map_err(|error| SegmentError::io("read", path, error))?;
     let header = SegmentHeader::decode(bytes.get(..read).unwrap_or_default())
@@ -250,15 +260,21 @@ fn header_of(entry: &SegmentEntry) -> SegmentHeader {
     }
 }
 
+/// Notes in a segment that its entry is sealed.
+pub(crate) fn mark_sealed(segment: &Segment, entry: &SegmentEntry) {
+    let SegmentState::Sealed { commits, .. } = entry.state else { return };
+    if entry.kind == SegmentKind::Append {
+        segment.end_with(commits);
+    }
+    segment.raise_durable(segment.len_bytes());
+    segment.mark_sealed();
+}
+
 impl Survey {
     fn keep_sealed(&mut self, found: Found) {
-        let SegmentState::Sealed { records, commits, .. } = found.entry.state else { return };
+        let SegmentState::Sealed { records, .. } = found.entry.state else { return };
         let len_bytes = found.segment.len_bytes();
-        if found.entry.kind == SegmentKind::Append {
-            found.segment.end_with(commits);
-        }
-        found.segment.raise_durable(len_bytes);
-        found.segment.mark_sealed();
+        mark_sealed(&found.segment, &found.entry);
         self.report.segments.push(SegmentReport {
             id: found.entry.id,
             kind: found.entry.kind,

@@ -123,50 +123,60 @@ pub(crate) struct LogEnd {
 
 /// Reads commits from the start of `bytes`, a whole segment file, up to the first incomplete one.
 pub(crate) fn find_tail(bytes: &[u8], context: &RecordContext) -> LogEnd {
-    let start = FIRST_RECORD_AT;
-    let mut tail = LogEnd {
-        end: start,
-        commits: 0,
-        records: 0,
-        max_version: 0,
-        sealed: false,
-        stop: (start, DecodeError::NoRecord { offset: start }),
-    };
-    // Of the current commit.
-    let (mut at, mut pending_records, mut pending_version) = (start, 0, 0);
-    loop {
-        let rest = bytes.get(at as usize..).unwrap_or_default();
-        let record = match decode(rest, context, at) {
-            Ok(record) if record.durable().is_some() => record,
-            Ok(_) => return LogEnd { stop: (at, DecodeError::NoRecord { offset: at }), ..tail },
-            Err(error) => return LogEnd { stop: (at, error), ..tail },
-        };
-        if matches!(record.body, RecordBody::Seal { .. }) && pending_records > 0 {
-            return LogEnd { stop: (at, DecodeError::NoRecord { offset: at }), ..tail };
+    let mut tail = LogEnd::of_empty();
+    tail.read_on(bytes.get(FIRST_RECORD_AT as usize..).unwrap_or_default(), context);
+    tail
+}
+
+impl LogEnd {
+    /// The end of a segment without commits.
+    pub(crate) fn of_empty() -> Self {
+        let start = FIRST_RECORD_AT;
+        Self {
+            end: start,
+            commits: 0,
+            records: 0,
+            max_version: 0,
+            sealed: false,
+            stop: (start, DecodeError::NoRecord { offset: start }),
         }
-        at = at.saturating_add(record.len);
-        match record.body {
-            RecordBody::Seal { max_version, .. } => {
-                let max_version = tail.max_version.max(max_version);
-                return LogEnd {
-                    end: at,
-                    sealed: true,
-                    max_version,
-                    stop: (at, DecodeError::NoRecord { offset: at }),
-                    ..tail
-                };
+    }
+
+    /// Reads on up to the first incomplete commit. `bytes` begin at the end.
+    pub(crate) fn read_on(&mut self, bytes: &[u8], context: &RecordContext) {
+        // Of the current commit.
+        let (mut at, mut pending_records, mut pending_version) = (self.end, 0, 0);
+        let start = self.end;
+        while !self.sealed {
+            let rest = bytes.get((at - start) as usize..).unwrap_or_default();
+            let record = match decode(rest, context, at) {
+                Ok(record) if record.durable().is_some() => record,
+                Ok(_) => return self.stop = (at, DecodeError::NoRecord { offset: at }),
+                Err(error) => return self.stop = (at, error),
+            };
+            if matches!(record.body, RecordBody::Seal { .. }) && pending_records > 0 {
+                return self.stop = (at, DecodeError::NoRecord { offset: at });
             }
-            RecordBody::Command(command) => {
-                pending_records += 1;
-                pending_version = pending_version.max(command.version());
+            at = at.saturating_add(record.len);
+            match record.body {
+                RecordBody::Seal { max_version, .. } => {
+                    self.max_version = self.max_version.max(max_version);
+                    (self.end, self.sealed) = (at, true);
+                    self.stop = (at, DecodeError::NoRecord { offset: at });
+                    return;
+                }
+                RecordBody::Command(command) => {
+                    pending_records += 1;
+                    pending_version = pending_version.max(command.version());
+                }
             }
-        }
-        if !record.continues() || planted("batch_marker_ignored") {
-            tail.end = at;
-            tail.commits += 1;
-            tail.records += pending_records;
-            tail.max_version = tail.max_version.max(pending_version);
-            (pending_records, pending_version) = (0, 0);
+            if !record.continues() || planted("batch_marker_ignored") {
+                self.end = at;
+                self.commits += 1;
+                self.records += pending_records;
+                self.max_version = self.max_version.max(pending_version);
+                (pending_records, pending_version) = (0, 0);
+            }
         }
     }
 }

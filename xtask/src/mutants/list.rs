@@ -3,6 +3,7 @@
 use super::catcher::{Catcher, ENGINE_CRASHES, Mutant, Shows, caught, engine, plain, storms, within_engine};
 use super::list_of_auth::OF_AUTH;
 use super::list_of_feed::OF_FEED;
+use super::list_of_followers::OF_FOLLOWERS;
 use super::list_of_index::OF_INDEX_AND_STATE;
 use super::list_of_keyspaces::OF_KEYSPACES;
 use super::list_of_levels::OF_LEVELS;
@@ -21,6 +22,7 @@ pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
         .chain(OF_TRANSACTIONS)
         .chain(OF_FEED)
         .chain(OF_KEYSPACES)
+        .chain(OF_FOLLOWERS)
         .chain(OF_AUTH)
 }
 

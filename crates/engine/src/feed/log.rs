@@ -62,7 +62,9 @@ impl FeedLog {
     pub(crate) fn segment_after(&self, after: u64, visible: u64) -> Result<Option<Arc<Segment>>> {
         let state = self.state.lock();
         state.check_open()?;
-        if let Some(LostCommits { from, .. }) = state.history.lost_at(after) {
+        // What is lost before the begin of the log is gone like everything there.
+        let is_within = |lost: &LostCommits| lost.to > state.history.complete_after;
+        if let Some(LostCommits { from, .. }) = state.history.lost_at(after).filter(is_within) {
             return Err(Error::Diverged { last_kept: from - 1 });
         }
         if after > visible {

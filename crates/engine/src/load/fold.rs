@@ -104,7 +104,7 @@ impl Fold {
             return Self::without_tables(segments, report, components, watch).map(Ok);
         }
         let mut fold = Self::empty(segments, report, components)?;
-        let entries = match open_tables(dir, list).and_then(|tables| fold.use_tables(&tables, list)) {
+        let entries = match open_tables(dir, list, &[]).and_then(|tables| fold.use_tables(&tables, list)) {
             Ok(entries) => entries,
             Err(reason) => return Ok(Err(reason)),
         };

@@ -280,7 +280,7 @@ fn check_tables(components: &Components, dir: &Path, report: &mut CheckReport) -
 
 /// Verifies every byte of the named tables; the error is the first that is wrong.
 fn verify(dir: &dyn Dir, list: &NamedTables) -> Result<(), String> {
-    let tables = open_tables(dir, list)?;
+    let tables = open_tables(dir, list, &[])?;
     tables.iter().try_for_each(|table| table.check().map_err(|error| error.to_string()))
 }
 

@@ -23,7 +23,7 @@ pub trait MemoryObserver: Send + Sync {
 
 /// Plain memory in place of a file's pages: of fixed size, shared by the file and its mappings.
 ///
-/// Bytes that a mapping has published are *frozen*; writes to them are refused.
+/// Bytes that a mapping has published are *frozen*; writes that would change them are refused.
 pub struct SharedMemory {
     bytes: Box<[UnsafeCell<u8>]>,
     frozen: AtomicUsize,
@@ -32,7 +32,7 @@ pub struct SharedMemory {
     unfrozen: Mutex<()>,
 }
 
-/// A write to bytes that a mapping has published, or beyond the end.
+/// A write that would change bytes that a mapping has published, or beyond the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frozen;
 
@@ -88,18 +88,28 @@ impl SharedMemory {
         count
     }
 
-    /// Copies bytes in.
+    /// Copies bytes in. Published bytes stay untouched: they may only be "written" as they are, as
+    /// recovery does while a reader of another process has them mapped.
     ///
     /// # Errors
     ///
-    /// [`Frozen`] unless all of them are between the published bytes and the end; then nothing was
+    /// [`Frozen`] if they reach beyond the end, or would change published bytes; then nothing was
     /// written.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<(), Frozen> {
         let _held = self.unfrozen.lock();
         let end = offset.checked_add(bytes.len()).ok_or(Frozen)?;
-        if offset < self.frozen.load(Ordering::Acquire) || end > self.len() {
+        if end > self.len() {
             return Err(Frozen);
         }
+        let kept = self.frozen.load(Ordering::Acquire).saturating_sub(offset).min(bytes.len());
+        let (kept_bytes, bytes) = bytes.split_at_checked(kept).ok_or(Frozen)?;
+        // SAFETY: the range lies within the memory, as `kept` bytes from `offset` on are before
+        // `end`; frozen bytes are not written.
+        let published = unsafe { std::slice::from_raw_parts(self.base().add(offset), kept) };
+        if published != kept_bytes {
+            return Err(Frozen);
+        }
+        let offset = offset + kept;
         // SAFETY: the target lies within the memory and is not frozen, so no slice of it was lent,
         // and the lock keeps others away. `bytes` may borrow from this memory only where it is
         // frozen, so the two do not overlap.

@@ -76,10 +76,12 @@ impl MapPermit {
     }
 
     /// The promise for a file of a store, by the rules of this crate. The store's lock excludes
-    /// other stores and other processes that use this crate. One writer appends to a file, behind
-    /// the published bytes. A file is truncated only where nothing is published and nothing will be
-    /// appended, and reused only after all its mappings are dropped. The rules do not bind code
-    /// that writes to the store's files by their paths.
+    /// other stores and other processes that use this crate, except for followers: these publish
+    /// only complete commits of a file that the manifest names, which no writer changes, and which
+    /// recovery leaves as they are. One writer appends to a file, behind the published bytes. A
+    /// file is truncated only where nothing is published and nothing will be appended, and reused
+    /// only after all its mappings are dropped. The rules do not bind code that writes to the
+    /// store's files by their paths.
     pub(crate) fn of_store() -> Self {
         // SAFETY: the rules above.
         unsafe { Self::new() }

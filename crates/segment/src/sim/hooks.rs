@@ -1,4 +1,5 @@
-//! A file system that calls a hook before each write and sync, for tests that delay or fail them.
+//! A file system that calls a hook before each write, sync and change of names, for tests that
+//! delay or fail them, or look in between.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use crate::fs::{Access, DeviceRoom, Dir, File, Fs, Lock, LockKind, Metadata};
 use crate::mapping::{MapPermit, Mapping};
 
-/// Runs before the writes and syncs of a [`HookedFs`]. Each method may wait, or fail the call with
-/// its error.
+/// Runs before the writes, syncs and changes of names of a [`HookedFs`]. Each method may wait, or
+/// fail the call with its error.
 pub trait FsHook: Debug + Send + Sync {
     /// Runs before bytes are written to a file by a call; not before a copy into a map. `name` is
     /// the name under which the file was created or opened.
@@ -18,6 +19,21 @@ pub trait FsHook: Debug + Send + Sync {
     ///
     /// Those of the failed write.
     fn before_write(&self, name: &str) -> io::Result<()> {
+        let _any = name;
+        Ok(())
+    }
+
+    /// The number of bytes that a write of `len_bytes` writes. The rest needs another write.
+    fn written_at_once(&self, len_bytes: usize) -> usize {
+        len_bytes
+    }
+
+    /// Runs before a file is created, renamed or removed, and before its length changes.
+    ///
+    /// # Errors
+    ///
+    /// Those of the failed call.
+    fn before_change(&self, name: &str) -> io::Result<()> {
         let _any = name;
         Ok(())
     }
@@ -42,8 +58,8 @@ pub trait FsHook: Debug + Send + Sync {
     }
 }
 
-/// A file system whose writes and syncs call a [`FsHook`] first. All other calls go to the inner
-/// one.
+/// A file system whose writes, syncs and changes of names call a [`FsHook`] first. All other calls
+/// go to the inner one.
 ///
 /// ```
 /// use std::io;
@@ -119,6 +135,7 @@ impl Dir for HookedDir {
     }
 
     fn create_new(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.hook.before_change(name)?;
         self.inner.create_new(name).map(|file| self.hooked(name, file))
     }
 
@@ -127,10 +144,12 @@ impl Dir for HookedDir {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.hook.before_change(from)?;
         self.inner.rename(from, to)
     }
 
     fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.hook.before_change(name)?;
         self.inner.remove_file(name)
     }
 
@@ -175,6 +194,7 @@ impl File for HookedFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.hook.before_write(&self.name)?;
+        let bytes = bytes.get(..self.hook.written_at_once(bytes.len())).unwrap_or(bytes);
         self.inner.write_at(bytes, offset)
     }
 
@@ -188,10 +208,12 @@ impl File for HookedFile {
     }
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.hook.before_change(&self.name)?;
         self.inner.set_len(len_bytes)
     }
 
     fn allocate(&self, len_bytes: u64) -> io::Result<()> {
+        self.hook.before_change(&self.name)?;
         self.inner.allocate(len_bytes)
     }
 

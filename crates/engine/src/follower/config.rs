@@ -1,0 +1,43 @@
+//! The settings of a follower.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The settings of a [`Follower`](crate::Follower).
+///
+/// ```
+/// use std::time::Duration;
+/// use hightower_engine::FollowerConfig;
+///
+/// let config = FollowerConfig::at("store").with_refresh_interval(Duration::from_millis(5));
+/// assert_eq!(config.refresh_interval, Duration::from_millis(5));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerConfig {
+    /// The directory of the store.
+    pub data_dir: PathBuf,
+    /// The pause of a thread between two times that it catches up. Zero, the default: there is no
+    /// such thread, and the follower moves only when it is told to. A time costs four system calls
+    /// if nothing has changed.
+    pub refresh_interval: Duration,
+}
+
+impl FollowerConfig {
+    /// The default settings for a directory.
+    ///
+    /// Example: [`FollowerConfig`].
+    #[must_use]
+    pub fn at(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), refresh_interval: Duration::ZERO }
+    }
+
+    /// The same with [`refresh_interval`](Self::refresh_interval).
+    ///
+    /// Example: [`FollowerConfig`].
+    #[must_use]
+    pub fn with_refresh_interval(mut self, refresh_interval: Duration) -> Self {
+        self.refresh_interval = refresh_interval;
+        self
+    }
+}

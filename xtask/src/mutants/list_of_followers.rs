@@ -1,0 +1,22 @@
+//! The planted bugs of followers.
+
+use super::catcher::{Catcher, Mutant, caught, plain};
+
+/// Random histories of a writer, with a follower beside it.
+const AFTER_STEPS: Catcher = plain("hightower-engine", "follower", "prefix_after_each_step");
+const BETWEEN_CALLS: Catcher = plain("hightower-engine", "follower", "prefix_before_each_call");
+
+pub(super) const OF_FOLLOWERS: &[Mutant] = &[
+    caught(
+        "follower_adopts_tables_early",
+        "a follower takes tables over when it has replayed what they cover",
+        &[BETWEEN_CALLS],
+    ),
+    caught("follower_counts_incomplete_commits", "a commit counts when all of it is in the log", &[BETWEEN_CALLS]),
+    caught(
+        "follower_keeps_the_old_view",
+        "segments that compaction has removed are readable while a view leads to them",
+        &[AFTER_STEPS],
+    ),
+    caught("follower_ignores_divergence", "a follower says when the store has lost what it shows", &[AFTER_STEPS]),
+];
