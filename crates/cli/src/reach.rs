@@ -6,7 +6,7 @@
 use std::ops::Bound;
 
 use hightower_kv::auth::{KeyRange, reserved_keys};
-use hightower_kv::{Range, SingleNodeEngine};
+use hightower_kv::{Range, Snapshot};
 
 use crate::failure::Failure;
 
@@ -32,15 +32,14 @@ impl Reach {
         self.with_auth || !reserved_keys().contains(key)
     }
 
-    /// The included keys of `range`, in order, of one snapshot.
-    pub(crate) fn ranges(self, store: &SingleNodeEngine, range: &KeyRange) -> Result<Vec<Range>, Failure> {
-        let snapshot = store.snapshot()?;
+    /// The included keys of `range`, in order, of a snapshot.
+    pub(crate) fn ranges(self, snapshot: &Snapshot, range: &KeyRange) -> Vec<Range> {
         let parts = if self.with_auth { vec![range.clone()] } else { range.without(&reserved_keys()) };
         let open = |part: &KeyRange| {
             let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
             snapshot.range((Bound::Included(part.start()), to))
         };
-        Ok(parts.iter().map(open).collect())
+        parts.iter().map(open).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hightower_kv::{Components, Error, SingleNodeEngine, StoreConfig, TablesUse};
+use hightower_kv::{Components, Error, Follower, SingleNodeEngine, Snapshot, StoreConfig, TablesUse};
 
 use crate::failure::Failure;
 use crate::interrupt;
@@ -44,6 +44,23 @@ impl Session {
     /// The store, for reading. Creates and changes nothing.
     pub(crate) fn reader(&self) -> Result<Store, Failure> {
         self.open(StoreConfig::at(&self.data_dir).with_read_only(true))
+    }
+
+    /// Runs `work` with a snapshot of the store. While another process has the store open for
+    /// writing, it is the snapshot of a follower.
+    pub(crate) fn look<T>(&self, work: impl FnOnce(&Snapshot) -> Result<T, Failure>) -> Result<T, Failure> {
+        match self.reader() {
+            Ok(store) => store.finish(|store| work(&store.snapshot()?)),
+            Err(locked) => work(&self.beside(locked)?.snapshot()?),
+        }
+    }
+
+    /// A follower of the store, if an open has failed because another process has the store.
+    pub(crate) fn beside(&self, failure: Failure) -> Result<Follower, Failure> {
+        match failure {
+            Failure::Store(Error::Locked { .. }) => Ok(Follower::open(&self.data_dir)?),
+            other => Err(other),
+        }
     }
 
     /// The store, for reading and writing. Creates it if it does not exist.

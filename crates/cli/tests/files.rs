@@ -125,7 +125,6 @@ fn a_writer_excludes_other_processes() {
     let mut child = start_import(&tool);
     feed(&mut child, &generated(3000));
     tool.run(["put", "k", "v"]).fails(3, "in use");
-    tool.run(["get", "k"]).fails(3, "in use");
     let locked = tool.run(["--json", "delete", "k"]);
     let error: serde_json::Value = serde_json::from_str(&locked.err).unwrap();
     assert_eq!((locked.code, &error["error"]["kind"]), (Some(3), &json!("locked")));
@@ -133,6 +132,27 @@ fn a_writer_excludes_other_processes() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     tool.ok(["put", "k", "v"]);
     assert_eq!(tool.ok(["prefix", "", "--count"]), "3001\n");
+}
+
+#[test]
+fn readers_work_beside_a_writer() {
+    let tool = Tool::new();
+    let text = generated(3000);
+    let mut child = start_import(&tool);
+    feed(&mut child, &text);
+    // The import commits 1,000 records at once.
+    let count = || tool.ok(["scan", "--count"]).trim_end().parse::<u64>().unwrap();
+    let counts: Vec<u64> = (0..1000).map(|_| count()).take_while(|count| *count < 2000).collect();
+    assert!(counts.len() < 1000 && counts.iter().all(|count| count.is_multiple_of(1000)), "{counts:?}");
+    let first = tool.ok(["scan", "--limit", "1"]);
+    let (key, value) = first.trim_end().split_once('\t').unwrap();
+    assert_eq!(tool.ok(["get", key]), format!("{value}\n"));
+    assert_eq!(tool.ok(["prefix", key, "--keys-only", "--limit", "1"]), format!("{key}\n"));
+    let stats: serde_json::Value = serde_json::from_str(&tool.ok(["stats", "--json"])).unwrap();
+    assert!(stats["keys"].as_u64().unwrap() >= 2000, "{stats}");
+    tool.run(["put", "k", "v"]).fails(3, "in use");
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[cfg(unix)]

@@ -123,7 +123,7 @@ impl Follower {
     /// Moves forward to the last complete commit in the files, and returns its seqno. A commit that
     /// the writer has returned before the call is included.
     ///
-    /// Costs four system calls if nothing has changed; otherwise a read and a replay of what was
+    /// Costs a few system calls if nothing has changed; otherwise a read and a replay of what was
     /// appended.
     ///
     /// # Errors

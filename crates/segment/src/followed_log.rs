@@ -123,7 +123,7 @@ impl FollowedDir {
         &self.dir
     }
 
-    /// The manifest, if it is not the one that the last call has returned. Costs four system calls
+    /// The manifest, if it is not the one that the last call has returned. Costs a few system calls
     /// if it is.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ impl Args {
 
     fn write(&self, store: &Store, format: Format, out: &mut dyn Write, progress: &Progress) -> Result<u64, Failure> {
         let prefix = self.prefix.as_ref().map(|prefix| &prefix.0[..]).unwrap_or_default();
-        let mut ranges = self.reach.ranges(store, &KeyRange::prefix(prefix))?;
+        let mut ranges = self.reach.ranges(&store.snapshot()?, &KeyRange::prefix(prefix));
         write_pairs(&mut ranges, None, format, out, progress)
     }
 

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use hightower_kv::Range;
 use hightower_kv::auth::KeyRange;
+use hightower_kv::{Range, Snapshot};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -12,7 +12,7 @@ use crate::interrupt;
 use crate::progress::{Progress, STEP_RECORDS};
 use crate::reach::Reach;
 use crate::records::Format;
-use crate::session::{Session, Store};
+use crate::session::Session;
 
 /// Options of a list of keys.
 #[derive(Debug, clap::Args)]
@@ -44,8 +44,8 @@ struct Count {
 
 impl ListArgs {
     /// Prints the included keys of `range` in the format of `session`.
-    pub(crate) fn print(&self, session: &Session, store: &Store, range: &KeyRange) -> Result<Exit, Failure> {
-        let mut ranges = self.reach.ranges(store, range)?;
+    pub(crate) fn print(&self, session: &Session, snapshot: &Snapshot, range: &KeyRange) -> Result<Exit, Failure> {
+        let mut ranges = self.reach.ranges(snapshot, range);
         if self.reverse {
             ranges.reverse();
         }

@@ -31,6 +31,6 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        session.reader()?.finish(|store| self.list.print(session, store, &KeyRange::prefix(&self.prefix.0[..])))
+        session.look(|snapshot| self.list.print(session, snapshot, &KeyRange::prefix(&self.prefix.0[..])))
     }
 }

@@ -36,6 +36,6 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let from = self.from.as_ref().map(|from| from.0.clone()).unwrap_or_default();
         let range = KeyRange::new(from, self.to.as_ref().map(|to| to.0.clone()));
-        session.reader()?.finish(|store| self.list.print(session, store, &range))
+        session.look(|snapshot| self.list.print(session, snapshot, &range))
     }
 }

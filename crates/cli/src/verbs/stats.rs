@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hightower_kv::{AppendPath, Error, SingleNodeEngine, Stats, TablesUse};
+use hightower_kv::{AppendPath, Error, Follower, SingleNodeEngine, Stats, TablesUse};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -27,6 +27,8 @@ Examples:
   htkvctl stats
   htkvctl stats --every 1s             a line each second until Ctrl-C
   htkvctl stats --every 5s --json      one object per line
+
+While another process has the store open for writing, it prints what the files tell: keys, index, segments, tables, seq.
 
 With --every, the tool opens the store for reading and closes it again for each line. While another process has it open for \
 writing, it prints an error and continues. A process that opens the store for writing during such a read gets an error. \
@@ -81,11 +83,30 @@ struct Answer {
     flush_failure: Option<String>,
 }
 
+/// The figures of a store that another process has open for writing: those that its files tell.
+#[derive(Serialize)]
+struct Beside {
+    keys: u64,
+    index_bytes: u64,
+    segments: u64,
+    tables: u64,
+    table_bytes: u64,
+    latest_seq: u64,
+}
+
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let Some(every) = self.every else {
-            let answer = session.reader()?.finish(|store| Ok(Answer::of_store(store)))?;
-            session.screen.answer(&answer, || answer.describe())?;
+            match session.reader() {
+                Ok(store) => {
+                    let answer = store.finish(|store| Ok(Answer::of_store(store)))?;
+                    session.screen.answer(&answer, || answer.describe())?;
+                }
+                Err(locked) => {
+                    let answer = Beside::of(&session.beside(locked)?)?;
+                    session.screen.answer(&answer, || answer.describe())?;
+                }
+            }
             return Ok(Exit::Done);
         };
         match watch(session, every) {
@@ -147,6 +168,31 @@ fn nap_until(then: Instant) -> Result<(), Failure> {
             return Ok(());
         }
         thread::sleep(left.min(NAP));
+    }
+}
+
+impl Beside {
+    fn of(follower: &Follower) -> Result<Self, Failure> {
+        let stats = follower.stats();
+        Ok(Self {
+            keys: follower.len()?,
+            index_bytes: stats.index_memory_bytes,
+            segments: stats.segments,
+            tables: stats.tables.len() as u64,
+            table_bytes: stats.tables.iter().map(|table| table.len_bytes).sum(),
+            latest_seq: stats.seqno,
+        })
+    }
+
+    fn describe(&self) -> String {
+        pairs(vec![
+            ("in use", "by another process: only what its files tell".to_owned()),
+            ("keys", count(self.keys)),
+            ("index", bytes(self.index_bytes)),
+            ("segments", count(self.segments)),
+            ("tables", format!("{}, {}", count(self.tables), bytes(self.table_bytes))),
+            ("seq", count(self.latest_seq)),
+        ])
     }
 }
 

@@ -18,7 +18,7 @@ pub struct FollowerConfig {
     /// The directory of the store.
     pub data_dir: PathBuf,
     /// The pause of a thread between two times that it catches up. Zero, the default: there is no
-    /// such thread, and the follower moves only when it is told to. A time costs four system calls
+    /// such thread, and the follower moves only when it is told to. A time costs a few system calls
     /// if nothing has changed.
     pub refresh_interval: Duration,
 }
