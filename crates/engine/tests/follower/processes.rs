@@ -18,7 +18,7 @@ fn config(dir: &Path) -> StoreConfig {
     StoreConfig::at(dir)
         .with_max_segment_size(64 << 10)
         .with_min_segment_size(16 << 10)
-        .with_index_memory_bytes(64 << 10)
+        .with_index_memory_bytes(512 << 10)
         .with_compaction_interval(Duration::from_millis(5))
 }
 
@@ -71,6 +71,7 @@ fn child(dir: &Path, role: &str, name: &str) -> Child {
 }
 
 fn kill(child: &mut Child) {
+    assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -151,6 +152,7 @@ fn a_follower_that_is_killed_leaves_nothing_behind() {
             let mut batch = Batch::new();
             KEYS.iter().for_each(|key| _ = batch.put(key, next.to_string()));
             batch.put(format!("key/{:03}", next * 7 % 500), vec![b'.'; 300]);
+            batch.delete(format!("key/{:03}", next * 11 % 500));
             engine.commit(&batch).unwrap().committed().unwrap();
             if next.is_multiple_of(400) {
                 _ = engine.run_compaction_now().unwrap();
