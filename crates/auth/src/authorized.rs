@@ -149,7 +149,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
         self.one(Batch::new().delete(key))
     }
 
-    /// Commits a batch atomically, if its requirements hold.
+    /// Commits a batch atomically, if its requirements hold. The batch must not name keyspaces.
     ///
     /// # Errors
     /// [`EngineError::Denied`] without one of the rights that it needs, [`EngineError::Full`] over
@@ -200,6 +200,11 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
 
     /// Refuses a batch with an operation that is not allowed; returns the rights that allow it.
     fn check_batch(&self, batch: &Batch) -> Result<Arc<AccessRights>> {
+        if !batch.names_no_keyspace() && !planted("auth_keyspaces_unchecked") {
+            self.service.audit_denial(&self.principal, "a batch that names a keyspace");
+            let what = "rights are about the keys of one keyspace: a batch must not name others";
+            return Err(EngineError::Denied(what.into()));
+        }
         let access = self.service.access_of(&self.principal)?;
         let now_ms = self.service.time_ms();
         let changes = batch.changes().map(|change| {

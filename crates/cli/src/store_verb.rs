@@ -5,7 +5,7 @@ use clap::Subcommand;
 use crate::failure::{Exit, Failure};
 use crate::session::Session;
 use crate::verbs::{
-    auth, backup, check, compact, delete, export, get, import, prefix, put, scan, segments, stats, tables,
+    auth, backup, check, compact, delete, export, get, import, keyspace, prefix, put, scan, segments, stats, tables,
 };
 
 /// The verbs on one store, on the command line and in the shell.
@@ -18,6 +18,7 @@ pub(crate) enum StoreVerb {
     Scan(scan::Args),
     Import(import::Args),
     Export(export::Args),
+    Keyspace(keyspace::Args),
     Stats(stats::Args),
     Segments(segments::Args),
     Tables(tables::Args),
@@ -37,6 +38,7 @@ impl StoreVerb {
             Self::Scan(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Export(args) => args.run(session),
+            Self::Keyspace(args) => args.run(session),
             Self::Stats(args) => args.run(session),
             Self::Segments(args) => args.run(session),
             Self::Tables(args) => args.run(session),

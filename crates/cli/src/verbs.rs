@@ -13,6 +13,7 @@ pub(crate) mod dump;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod import;
+pub(crate) mod keyspace;
 mod list;
 pub(crate) mod man;
 pub(crate) mod prefix;

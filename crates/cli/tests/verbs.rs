@@ -51,6 +51,41 @@ fn conditions() {
 }
 
 #[test]
+fn keyspaces() {
+    let tool = Tool::new();
+    tool.run(["get", "k", "--keyspace", "a"]).fails(3, "contains no store");
+    assert_eq!(tool.ok(["keyspace", "create", "a"]), "created a\n");
+    tool.run(["keyspace", "create", "a"]).fails(1, "there is a keyspace a already");
+    tool.run(["keyspace", "create", "$a"]).fails(2, "reserved");
+    tool.run(["put", "k", "v", "--keyspace", "b"]).fails(1, "there is no keyspace b");
+    tool.run(["put", "k", "v", "--keyspace", "a", "--with-auth"]).fails(2, "cannot be used with");
+    tool.ok(["put", "k", "in a", "--keyspace", "a"]);
+    assert_eq!(tool.run(["put", "k", "again", "--keyspace", "a", "--if", "absent"]).code, Some(1));
+    tool.ok(["put", "k", "default"]);
+    assert_eq!(tool.ok(["get", "k", "--keyspace", "a"]), "in a\n");
+    assert_eq!(tool.ok(["get", "k"]), "default\n");
+    assert_eq!(tool.ok(["scan", "--keyspace", "a"]), "k\tin a\n");
+    assert_eq!(tool.ok(["scan", "--count"]), "1\n");
+    let exported = tool.write("a.tsv", tool.ok(["export", "--keyspace", "a"]).as_bytes());
+    tool.ok(["keyspace", "create", "b", "--sync"]);
+    tool.ok(["import", exported.to_str().unwrap(), "--keyspace", "b"]);
+    assert_eq!(tool.ok(["prefix", "", "--keyspace", "b"]), "k\tin a\n");
+    assert_eq!(tool.ok(["keyspace", "list"]), "a\nb\n");
+    let listed = tool.ok(["keyspace", "list", "--json"]);
+    let last: serde_json::Value = serde_json::from_str(listed.lines().last().unwrap()).unwrap();
+    assert_eq!(last, json!({ "name": "b", "id": 17, "sync": true }));
+    assert!(tool.ok(["dump"]).contains("keyspace 17 k"));
+    assert_eq!(tool.ok(["keyspace", "rename", "b", "c"]), "renamed b\n");
+    assert_eq!(tool.ok(["keyspace", "clear", "a"]), "cleared a\n");
+    tool.run(["get", "k", "--keyspace", "a"]).fails(1, "k has no value");
+    assert_eq!(tool.ok(["delete", "k", "--keyspace", "c"]), "deleted k\n");
+    assert_eq!(tool.ok(["keyspace", "drop", "a"]), "dropped a\n");
+    tool.run(["keyspace", "drop", "a"]).fails(1, "there is no keyspace a");
+    assert_eq!(tool.ok(["keyspace", "list"]), "c\n");
+    assert_eq!(tool.ok(["get", "k"]), "default\n");
+}
+
+#[test]
 fn any_bytes() {
     let tool = Tool::new();
     let every_byte: Vec<u8> = (0..=255).collect();

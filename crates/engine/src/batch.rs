@@ -10,7 +10,10 @@ use hightower_state::{ApplyOutcome, LeveledSnapshot};
 use crate::bounds::KeyBounds;
 use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
-use crate::keyspace::{KeyspaceId, StoredBounds, StoredKey, check_key, user_bounds, user_part};
+use crate::keyspace::{
+    Keyspace, KeyspaceId, LivingKeyspace, Scope, StoredBounds, StoredKey, UserKey, check_key, id_of, user_bounds,
+    user_part,
+};
 use crate::limits;
 use crate::mutants::planted;
 use crate::place::Place;
@@ -105,6 +108,10 @@ pub struct Batch {
     pub(crate) ranges: Option<Arc<Vec<RangeRequirement>>>,
     /// Keeps the tombstones that the requirements need, until they are checked.
     pub(crate) snapshot: Option<LeveledSnapshot<Place>>,
+    /// The named keyspaces of the keys, each once.
+    pub(crate) keyspaces: Vec<Arc<LivingKeyspace>>,
+    /// The keyspace that the commit drops.
+    pub(crate) dropped: Option<Arc<LivingKeyspace>>,
     uses_reserve: bool,
     /// Whether it is a copy of another store's commands, with their versions.
     is_copy: bool,
@@ -126,6 +133,8 @@ pub(crate) struct BatchOperation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchChange<'a> {
+    /// The id of the keyspace; [`KeyspaceId::DEFAULT`] if the batch names none.
+    pub keyspace: KeyspaceId,
     /// The changed key.
     pub key: &'a [u8],
     /// The new value; `None` for a delete.
@@ -210,11 +219,7 @@ impl Batch {
     /// Adds a requirement on the state of `key` before the batch. If one requirement does not hold,
     /// nothing is committed.
     pub fn require(&mut self, key: impl AsRef<[u8]>, expect: Expect) -> &mut Self {
-        if let Expect::UnchangedSince(since) = expect {
-            return self.require_range((Bound::Included(key.as_ref()), Bound::Included(key.as_ref())), since);
-        }
-        self.requirements.push(Requirement { key: KeyspaceId::DEFAULT.stored(key.as_ref()).into_vec(), expect });
-        self
+        self.require_key(None, key.as_ref(), expect)
     }
 
     /// Adds a requirement that no commit after the seqno `since` has set or deleted a key in
@@ -296,6 +301,8 @@ impl Batch {
         self.requirements.clear();
         self.ranges = None;
         self.snapshot = None;
+        self.keyspaces.clear();
+        self.dropped = None;
         self.uses_reserve = false;
         self.is_copy = false;
     }
@@ -304,7 +311,8 @@ impl Batch {
     pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
         self.operations.iter().map(|operation| {
             let (key, value) = self.parts(operation);
-            BatchChange { key: user_part(key), value, given: operation.given }
+            let UserKey { keyspace, key } = UserKey::of(key);
+            BatchChange { keyspace, key, value, given: operation.given }
         })
     }
 
@@ -335,10 +343,141 @@ impl Batch {
     }
 
     /// A batch of one command.
-    pub(crate) fn of_one(key: &StoredKey<'_>, value: Option<&[u8]>, given: Option<(u64, i64)>) -> Self {
+    pub(crate) fn of_one(
+        keyspace: Scope<'_>,
+        key: &StoredKey<'_>,
+        value: Option<&[u8]>,
+        given: Option<(u64, i64)>,
+    ) -> Self {
         let mut batch = Self::new();
+        batch.note_keyspace(keyspace);
         batch.push(key, value, given);
         batch
+    }
+
+    /// As [`put`](Self::put), in a keyspace.
+    ///
+    /// ```
+    /// # use hightower_engine::{Batch, KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let users = engine.create_keyspace("users", KeyspaceOptions::default())?;
+    /// let names = engine.create_keyspace("names", KeyspaceOptions::default())?;
+    /// let mut batch = Batch::new();
+    /// batch.put_in(&users, "17", "Ada").put_in(&names, "Ada", "17").put("last", "17");
+    /// assert!(engine.commit(&batch)?.is_committed());
+    /// assert_eq!(names.get("Ada")?.unwrap(), "17");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    pub fn put_in<E>(&mut self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push_in(Some(keyspace.living()), key.as_ref(), Some(value.as_ref()), None)
+    }
+
+    /// As [`delete`](Self::delete), in a keyspace.
+    pub fn delete_in<E>(&mut self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push_in(Some(keyspace.living()), key.as_ref(), None, None)
+    }
+
+    /// As [`submit`](Self::submit), in a keyspace.
+    pub fn submit_in<E>(&mut self, keyspace: &Keyspace<E>, command: &Command) -> &mut Self {
+        let given = Some((command.version(), command.timestamp()));
+        self.push_in(Some(keyspace.living()), command.key(), command.value(), given)
+    }
+
+    /// As [`require`](Self::require), in a keyspace.
+    pub fn require_in<E>(&mut self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>, expect: Expect) -> &mut Self {
+        self.require_key(Some(keyspace.living()), key.as_ref(), expect)
+    }
+
+    /// As [`require_range`](Self::require_range), in a keyspace.
+    pub fn require_range_in<E>(&mut self, keyspace: &Keyspace<E>, bounds: impl KeyBounds, since: u64) -> &mut Self {
+        let (from, to) = bounds.key_bounds();
+        self.note_keyspace(Some(keyspace.living())).require_stored(keyspace.id().stored_bounds(from, to), since)
+    }
+
+    /// As [`require_prefix`](Self::require_prefix), in a keyspace.
+    pub fn require_prefix_in<E>(&mut self, keyspace: &Keyspace<E>, prefix: impl AsRef<[u8]>, since: u64) -> &mut Self {
+        let bounds = keyspace.id().stored_prefix(prefix.as_ref());
+        self.note_keyspace(Some(keyspace.living())).require_stored(bounds, since)
+    }
+
+    /// Whether all changes and requirements are in the keyspace that commits the batch, because
+    /// none of them names one.
+    #[must_use]
+    pub fn names_no_keyspace(&self) -> bool {
+        self.keyspaces.is_empty()
+    }
+
+    /// The same batch; what names no keyspace is in this one.
+    pub(crate) fn within(&self, keyspace: &Arc<LivingKeyspace>) -> Self {
+        let mut batch = Self { keyspaces: self.keyspaces.clone(), snapshot: self.snapshot.clone(), ..Self::new() };
+        batch.note_keyspace(Some(keyspace));
+        let of = |stored| match UserKey::of(stored) {
+            UserKey { keyspace: KeyspaceId::DEFAULT, key } => keyspace.id.stored(key),
+            _ => StoredKey::AsIs(stored),
+        };
+        for operation in &self.operations {
+            let (key, value) = self.parts(operation);
+            batch.push(&of(key), value, operation.given);
+        }
+        for Requirement { key, expect } in &self.requirements {
+            batch.requirements.push(Requirement { key: of(key).into_vec(), expect: *expect });
+        }
+        for range in self.ranges.iter().flat_map(|ranges| ranges.iter()) {
+            if range.keyspace() == KeyspaceId::DEFAULT {
+                let (from, to) = user_bounds(range.from(), range.to());
+                batch.require_stored(keyspace.id.stored_bounds(from, to), range.since);
+            } else {
+                Arc::make_mut(batch.ranges.get_or_insert_default()).push(range.clone());
+            }
+        }
+        (batch.uses_reserve, batch.is_copy) = (self.uses_reserve, self.is_copy);
+        batch
+    }
+
+    /// Changes a record of the catalogue.
+    pub(crate) fn system_put(&mut self, key: &[u8], value: &[u8]) -> &mut Self {
+        self.push(&KeyspaceId::SYSTEM.stored(key), Some(value), None)
+    }
+
+    pub(crate) fn system_delete(&mut self, key: &[u8]) -> &mut Self {
+        self.push(&KeyspaceId::SYSTEM.stored(key), None, None)
+    }
+
+    /// The commit drops a keyspace; it must not have been dropped before.
+    pub(crate) fn drops(&mut self, keyspace: &Arc<LivingKeyspace>) -> &mut Self {
+        self.dropped = Some(Arc::clone(keyspace));
+        self.note_keyspace(Some(keyspace))
+    }
+
+    /// The commit is refused if this keyspace was dropped.
+    pub(crate) fn note_keyspace(&mut self, scope: Scope<'_>) -> &mut Self {
+        if let Some(keyspace) = scope
+            && !self.keyspaces.iter().any(|known| Arc::ptr_eq(known, keyspace))
+        {
+            self.keyspaces.push(Arc::clone(keyspace));
+        }
+        self
+    }
+
+    pub(crate) fn push_in(
+        &mut self,
+        scope: Scope<'_>,
+        key: &[u8],
+        value: Option<&[u8]>,
+        given: Option<(u64, i64)>,
+    ) -> &mut Self {
+        self.note_keyspace(scope).push(&id_of(scope).stored(key), value, given)
+    }
+
+    pub(crate) fn require_key(&mut self, scope: Scope<'_>, key: &[u8], expect: Expect) -> &mut Self {
+        self.note_keyspace(scope);
+        if let Expect::UnchangedSince(since) = expect {
+            let bounds = id_of(scope).stored_bounds(Bound::Included(key), Bound::Included(key));
+            return self.require_stored(bounds, since);
+        }
+        self.requirements.push(Requirement { key: id_of(scope).stored(key).into_vec(), expect });
+        self
     }
 
     fn require_stored(&mut self, bounds: StoredBounds<'_>, since: u64) -> &mut Self {

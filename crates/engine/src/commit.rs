@@ -220,6 +220,9 @@ impl WritePath {
         guard: &Guard,
     ) -> Result<CommitVerdict> {
         self.store.poison().check()?;
+        if !commit.keyspaces.is_empty() {
+            commit.keyspaces.iter().try_for_each(|keyspace| keyspace.check_in(self.read.store_number))?;
+        }
         let mut state = state.writer();
         // Evaluate.
         if !planted("requirement_before_lock")
@@ -256,6 +259,9 @@ impl WritePath {
         step();
         // Publish.
         change.publish();
+        if let Some(dropped) = commit.dropped.filter(|_| !planted("drop_noted_after_the_commit")) {
+            dropped.note_drop();
+        }
         (log.last_seq, log.max_version) = (appended.seq, max_version);
         self.published(log, appended, commit, guard);
         Ok(CommitVerdict::Committed { seqno: appended.seq, is_written: true })
@@ -309,11 +315,13 @@ impl WritePath {
 
     /// Commits one change, and waits for `durability`.
     pub(crate) fn commit_one(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
-        let Write { key, value, given } = write;
+        let Write { key, value, given, keyspace } = write;
         check_key(key)?;
         check_value_len(value.unwrap_or_default().len())?;
         check_version(given)?;
-        let mut group = [PendingCommit::new([PendingRecord::new(write, 0, 0)], durability)];
+        let commit = PendingCommit::new([PendingRecord::new(write, 0, 0)], durability);
+        let keyspaces = keyspace.map_or(&[][..], std::slice::from_ref);
+        let mut group = [PendingCommit { keyspaces, ..commit }];
         self.commit(&mut group, |group, state, guard| {
             let [PendingCommit { records: [record], .. }] = group else { return };
             state.prefetch(

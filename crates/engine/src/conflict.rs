@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use crate::bounds::OwnedBounds;
 use crate::expect::{Expect, Rejected, there};
+use crate::keyspace::KeyspaceId;
 
 /// What a transaction met at its commit: a key that it had read, itself or in a range, has been
 /// changed since. Begin a new transaction, which reads again.
@@ -13,6 +14,8 @@ use crate::expect::{Expect, Rejected, there};
 pub struct Conflict {
     /// The key; empty if the store cannot tell whether the range has changed.
     pub key: Vec<u8>,
+    /// The keyspace of the key, and of the range.
+    pub keyspace: KeyspaceId,
     /// The range that was read and holds the key; `None` if the key was read itself.
     pub range: Option<Box<OwnedBounds>>,
     /// What the transaction had read: [`Expect::Version`], [`Expect::Absent`], or for a range, and
@@ -43,11 +46,11 @@ impl Conflict {
 
 impl From<Rejected> for Conflict {
     fn from(rejected: Rejected) -> Self {
-        let Rejected { key, expected, found, range, .. } = rejected;
+        let Rejected { keyspace, key, expected, found, range, .. } = rejected;
         let is_key =
             |bounds: &OwnedBounds| matches!(bounds, (Bound::Included(from), Bound::Included(to)) if from == to);
         let range = range.filter(|bounds| key.is_empty() || !is_key(bounds));
-        Self { key, range, expected, found }
+        Self { key, keyspace, range, expected, found }
     }
 }
 

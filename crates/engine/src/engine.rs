@@ -5,6 +5,7 @@ mod compose;
 mod deleting;
 #[cfg(all(test, not(shuttle)))]
 mod histories;
+mod keyspaces;
 mod opening;
 mod reading;
 mod transacting;
@@ -30,6 +31,7 @@ use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
 use crate::feed::{ChangeFeed, FeedCommit, FeedHub, FeedSubscription};
 use crate::guarded::Panics;
+use crate::keyspace::Catalogue;
 use crate::lifecycle::Lifecycle;
 use crate::maintenance::Maintenance;
 use crate::memory_budget::MemoryBudget;
@@ -86,6 +88,7 @@ pub struct SingleNodeEngine {
     budget: Arc<MemoryBudget>,
     tables: Arc<Tables>,
     flusher: Arc<TableFlusher>,
+    keyspaces: Catalogue,
     compaction: Arc<Compaction>,
     pub(crate) feeds: Arc<FeedHub>,
     life: Arc<Lifecycle>,

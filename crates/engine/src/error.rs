@@ -116,6 +116,25 @@ pub enum Error {
         /// The highest seqno before it from which a feed can begin.
         last_kept: u64,
     },
+    /// The store has no keyspace of this name: create it.
+    #[error("there is no keyspace {name}")]
+    KeyspaceNotFound {
+        /// The name.
+        name: String,
+    },
+    /// The store has a keyspace of this name already.
+    #[error("there is a keyspace {name} already")]
+    KeyspaceExists {
+        /// The name.
+        name: String,
+    },
+    /// The keyspace was dropped or cleared after this handle was made. If there is one of this name
+    /// again, open it anew.
+    #[error("the keyspace {name} was dropped or cleared: open it anew")]
+    KeyspaceDropped {
+        /// The name that it had.
+        name: String,
+    },
     /// A requirement of a batch did not hold, and nothing was committed. Read the key again and
     /// decide again.
     #[error(transparent)]
@@ -224,10 +243,15 @@ impl Error {
             | Self::TransactionConflict(_)
             | Self::Conflict(_)
             | Self::HistoryLost { .. }
+            | Self::KeyspaceDropped { .. }
             | Self::Diverged { .. } => Remedy::DecideAnew,
             Self::Full { .. } => Remedy::MakeRoom,
             Self::Closed | Self::Forked | Self::ReadOnly | Self::Poisoned { .. } => Remedy::Reopen,
-            Self::Validation(_) | Self::LimitExceeded { .. } | Self::NotFound(_) => Remedy::FixCall,
+            Self::Validation(_)
+            | Self::LimitExceeded { .. }
+            | Self::NotFound(_)
+            | Self::KeyspaceNotFound { .. }
+            | Self::KeyspaceExists { .. } => Remedy::FixCall,
             Self::Denied(_) | Self::Crypto(_) => Remedy::GainAccess,
             Self::Corrupt { .. } => Remedy::Repair,
             Self::VersionUnsupported { .. } => Remedy::Upgrade,
@@ -259,6 +283,9 @@ impl Error {
             Self::Closed => "closed",
             Self::HistoryLost { .. } => "history_lost",
             Self::Diverged { .. } => "diverged",
+            Self::KeyspaceNotFound { .. } => "keyspace_not_found",
+            Self::KeyspaceExists { .. } => "keyspace_exists",
+            Self::KeyspaceDropped { .. } => "keyspace_dropped",
             Self::Rejected(_) => "rejected",
             Self::TransactionConflict(_) => "transaction_conflict",
             Self::Internal(_) => "internal",

@@ -1,6 +1,7 @@
 //! The requirements of a batch on keys, and the error of a violated one.
 
 use crate::bounds::OwnedBounds;
+use crate::keyspace::KeyspaceId;
 
 /// A requirement of a batch on a key, checked at its commit.
 ///
@@ -45,6 +46,8 @@ impl Expect {
 pub struct Rejected {
     /// The key; empty if it is not known, see `known_since`.
     pub key: Vec<u8>,
+    /// The keyspace of the key, and of the range.
+    pub keyspace: KeyspaceId,
     /// The requirement.
     pub expected: Expect,
     /// The version of the key's value; `None` if it had no value.
@@ -60,7 +63,7 @@ impl Rejected {
     /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
-        Self { key, expected, found, range: None, known_since: None }
+        Self { keyspace: KeyspaceId::DEFAULT, key, expected, found, range: None, known_since: None }
     }
 
     fn reason(&self) -> String {

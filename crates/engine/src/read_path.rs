@@ -15,6 +15,7 @@ use hightower_segment::Lock;
 use hightower_state::{CommandKind, Lookup, NewestCommand, TableSearch};
 
 use crate::error::{Error, Result};
+use crate::keyspace::next_store_number;
 use crate::mutants::planted;
 use crate::observe::{Operation, observe};
 use crate::open_index::OpenIndex;
@@ -31,6 +32,8 @@ pub(crate) struct ReadPath {
     pub(crate) segments: Segments,
     tables: Arc<Tables>,
     data_dir: PathBuf,
+    /// Unlike that of any other store that this process opens.
+    pub(crate) store_number: u64,
     /// Excludes writers from a store that is open for reading, until the last reader ends:
     /// snapshots may outlive the engine. Dropped last.
     _lock: Option<ReadingLock>,
@@ -63,7 +66,8 @@ impl ReadPath {
         data_dir: PathBuf,
         lock: Option<ReadingLock>,
     ) -> Self {
-        Self { index, segments, tables: Arc::clone(tables), data_dir, _lock: lock }
+        let store_number = next_store_number();
+        Self { index, segments, tables: Arc::clone(tables), data_dir, store_number, _lock: lock }
     }
 
     /// The error of a read that has failed in the levels. If a table is damaged, the store now

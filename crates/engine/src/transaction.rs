@@ -20,7 +20,7 @@ use crate::bounds::KeyBounds;
 use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::Result;
-use crate::keyspace::KeyspaceId;
+use crate::keyspace::{Keyspace, KeyspaceId};
 use crate::ticket::Ticket;
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
@@ -176,6 +176,85 @@ impl<'e> Transaction<'e> {
     /// As [`put`](Self::put).
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
         self.local.write(&KeyspaceId::DEFAULT.stored(key.as_ref()), None)
+    }
+
+    /// As [`get`](Self::get), in a keyspace.
+    ///
+    /// ```
+    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let users = engine.create_keyspace("users", KeyspaceOptions::default())?;
+    /// let names = engine.create_keyspace("names", KeyspaceOptions::default())?;
+    /// engine.update(|transaction| {
+    ///     if transaction.get_in(&names, "Ada")?.is_none() {
+    ///         transaction.put_in(&users, "17", "Ada")?;
+    ///         transaction.put_in(&names, "Ada", "17")?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(users.get("17")?.unwrap(), "Ada");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped), which the
+    /// commit returns, too, if any keyspace that was read or written is dropped by then.
+    pub fn get_in<E>(&self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.local.enter(keyspace.living())?;
+        Ok(self.local.read(&keyspace.id().stored(key.as_ref()))?.map(|(value, _)| value))
+    }
+
+    /// As [`contains_key`](Self::contains_key), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_in`](Self::get_in).
+    pub fn contains_key_in<E>(&self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.local.enter(keyspace.living())?;
+        self.local.contains_key(&keyspace.id().stored(key.as_ref()))
+    }
+
+    /// As [`range`](Self::range), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`range`](Self::range) and [`get_in`](Self::get_in).
+    pub fn range_in<E>(&self, keyspace: &Keyspace<E>, bounds: impl KeyBounds) -> Result<TransactionRange<'_>> {
+        self.local.enter(keyspace.living())?;
+        let (from, to) = bounds.key_bounds();
+        TransactionRange::new(&self.local, &keyspace.id().stored_bounds(from, to))
+    }
+
+    /// As [`prefix`](Self::prefix), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`range_in`](Self::range_in).
+    pub fn prefix_in<E>(&self, keyspace: &Keyspace<E>, prefix: impl AsRef<[u8]>) -> Result<TransactionRange<'_>> {
+        self.local.enter(keyspace.living())?;
+        TransactionRange::new(&self.local, &keyspace.id().stored_prefix(prefix.as_ref()))
+    }
+
+    /// As [`put`](Self::put), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put) and [`get_in`](Self::get_in).
+    pub fn put_in<E>(&mut self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.local.enter(keyspace.living())?;
+        self.local.write(&keyspace.id().stored(key.as_ref()), Some(value.as_ref()))
+    }
+
+    /// As [`delete`](Self::delete), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_in`](Self::put_in).
+    pub fn delete_in<E>(&mut self, keyspace: &Keyspace<E>, key: impl AsRef<[u8]>) -> Result<()> {
+        self.local.enter(keyspace.living())?;
+        self.local.write(&keyspace.id().stored(key.as_ref()), None)
     }
 
     /// A point to which the transaction can be [rolled back](Self::rollback_to).

@@ -23,6 +23,7 @@ use hightower_state::{ChangeSince, LeveledKvState, LeveledSnapshot};
 
 use crate::bounds::{OwnedBounds, lower_rank, upper_rank};
 use crate::error::Result;
+use crate::keyspace::{KeyspaceId, UserKey};
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::sync::{Mutex, step};
@@ -41,6 +42,13 @@ impl RangeRequirement {
 
     pub(crate) fn to(&self) -> Bound<&[u8]> {
         self.bounds.1.as_ref().map(Vec::as_slice)
+    }
+
+    pub(crate) fn keyspace(&self) -> KeyspaceId {
+        match self.from() {
+            Bound::Included(from) | Bound::Excluded(from) => UserKey::of(from).keyspace,
+            Bound::Unbounded => KeyspaceId::DEFAULT,
+        }
     }
 
     fn begins_before(&self, key: &[u8]) -> bool {

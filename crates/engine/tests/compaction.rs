@@ -186,7 +186,8 @@ fn deleted_keys_stay_deleted_whatever_is_lost() {
             }
         }
         assert!(keys.is_empty(), "keys are missing");
-        assert_eq!(engine.stats().table_damage.is_some(), met > 0);
+        // The background may meet it first, as it looks for dropped keyspaces.
+        assert!(engine.stats().table_damage.is_some() || met == 0);
         met
     };
     let mut rebuilt = [0, 0];

@@ -46,8 +46,8 @@ use checker::is_linearizable;
 use client::{Client, LISTS};
 use common::{config, open_with, setting};
 use hightower_engine::{
-    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, FeedCommit, Result, SingleNodeEngine,
-    SnapshotEngine,
+    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, FeedCommit, KeyspaceId, KeyspaceOptions,
+    Result, SingleNodeEngine, SnapshotEngine,
 };
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use history::first_out_of_order;
@@ -342,6 +342,31 @@ fn a_quota_against_files_made_ahead() {
                 });
             }
         });
+    });
+}
+
+/// Each write is in the log before the commit that drops its keyspace, or refused.
+#[test]
+fn drops_of_keyspaces_against_writers() {
+    explore(|| {
+        let (fs, seed) = (SimFs::new(), shuttle::rand::thread_rng().r#gen());
+        let engine = open_with(&fs, config(AppendMode::Positioned), seed, Background::Caller).unwrap();
+        let keyspace = engine.create_keyspace("a", KeyspaceOptions::default()).unwrap();
+        let mut feed = engine.watch_all(engine.latest_seq()).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let refused = (0_u32..).find_map(|number| keyspace.put(number.to_be_bytes(), "").err());
+                assert_eq!(refused.unwrap().code(), "keyspace_dropped");
+            });
+            scope.spawn(|| engine.drop_keyspace("a").unwrap());
+        });
+        let mut is_dropped = false;
+        while let Some(commit) = feed.try_next().unwrap() {
+            let written: Vec<_> = commit.changes().map(|change| change.keyspace()).collect();
+            assert!(!(is_dropped && written.contains(&keyspace.id())), "written after the drop");
+            is_dropped |= written.contains(&KeyspaceId::SYSTEM);
+        }
+        assert!(is_dropped);
     });
 }
 

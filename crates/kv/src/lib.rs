@@ -36,11 +36,12 @@ pub use hightower_table as table;
 pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, ChangeFeed, ChangeKind, Command, CommandRef, Committed,
     CompactionConfig, CompactionReport, CompactionStats, Components, Conflict, Durability, Entry, Error, Expect,
-    FeedChange, FeedCommit, FeedStats, FeedSubscription, Follower, FollowerConfig, FollowerStats, KeyBounds, KvEngine,
-    KvReader, KvState, KvWriter, OpenPhase, OpenProgress, OpenReport, OwnedBounds, Pairs, Range, RangeDeletion,
-    RecoveryMode, Rejected, Remedy, Result, Savepoint, SegmentStats, SingleNodeEngine, Snapshot, SnapshotEngine, Stats,
-    StoreBuilder, StoreConfig, TableStats, TablesUse, Ticket, Transaction, TransactionEntry, TransactionRange,
-    TransactionStats, Value, limits, prefix_end,
+    FeedChange, FeedCommit, FeedStats, FeedSubscription, Follower, FollowerConfig, FollowerStats, KeyBounds, Keyspace,
+    KeyspaceId, KeyspaceInfo, KeyspaceOptions, KvEngine, KvReader, KvState, KvWriter, OpenPhase, OpenProgress,
+    OpenReport, OwnedBounds, Pairs, Range, RangeDeletion, RecoveryMode, Rejected, Remedy, Result, Savepoint,
+    SegmentStats, SharedKeyspace, SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreBuilder, StoreConfig,
+    TableStats, TablesUse, Ticket, Transaction, TransactionEntry, TransactionRange, TransactionStats, Value, limits,
+    prefix_end,
 };
 
 /// Restore, import, check and salvage, which work on closed stores. [`SingleNodeEngine::backup_to`]
@@ -66,8 +67,9 @@ pub mod prelude {
     #[cfg(feature = "auth")]
     pub use crate::auth::{AuthService, IntoAuthService};
     pub use crate::{
-        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, KvEngine, KvReader, KvWriter, Remedy,
-        SingleNodeEngine, Snapshot, SnapshotEngine, StoreBuilder, StoreConfig, Ticket, Transaction, Value,
+        ApplyOutcome, Batch, BatchOutcome, Command, Durability, Error, Expect, Keyspace, KeyspaceOptions, KvEngine,
+        KvReader, KvWriter, Remedy, SingleNodeEngine, Snapshot, SnapshotEngine, StoreBuilder, StoreConfig, Ticket,
+        Transaction, Value,
     };
 }
 

@@ -17,6 +17,8 @@
 pub enum Rank {
     /// The outcome of closing a store.
     Closing,
+    /// The catalogue of keyspaces: one change at a time.
+    Keyspaces,
     /// The lock of compaction, flushes and backups, one at a time.
     Turn,
     /// The followers of the log: which feeds get which commits.

@@ -1,6 +1,19 @@
 //! The planted bugs of keyspaces.
 
-use super::catcher::{Mutant, caught, within_engine};
+use super::catcher::{Catcher, Mutant, caught, plain, within_engine};
+use crate::cfgs::Cfgs;
+
+/// One rule of keyspaces.
+const fn rule(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "keyspace_rules", filter)
+}
+
+const fn schedule(filter: &'static str) -> Catcher {
+    Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
+}
+
+/// Random histories of keyspaces, beside plain maps.
+const HISTORIES: Catcher = plain("hightower-engine", "keyspace_histories", "keyspaces_have_what");
 
 pub(super) const OF_KEYSPACES: &[Mutant] = &[
     caught(
@@ -11,6 +24,47 @@ pub(super) const OF_KEYSPACES: &[Mutant] = &[
     caught(
         "default_range_shows_other_keyspaces",
         "a range of the default keyspace ends before the keys of others",
-        &[within_engine("keyspace::stored_key")],
+        &[within_engine("keyspace::stored_key"), HISTORIES],
+    ),
+    caught(
+        "writes_to_dropped_keyspaces",
+        "nothing is written into a dropped keyspace",
+        &[rule("nothing_reads_or_writes_a_dropped")],
+    ),
+    caught(
+        "drop_noted_after_the_commit",
+        "a keyspace is dropped for writers from the commit on that drops it",
+        &[schedule("drops_of_keyspaces_against_writers")],
+    ),
+    caught(
+        "keyspaces_of_transactions_forgotten",
+        "a transaction commits only if no keyspace that it has used was dropped",
+        &[rule("nothing_reads_or_writes_a_dropped")],
+    ),
+    caught(
+        "keyspaces_of_other_stores",
+        "an id means a keyspace of its own store only",
+        &[rule("a_keyspace_of_another_store")],
+    ),
+    caught("ids_used_again", "an id is never used again", &[HISTORIES]),
+    caught(
+        "dropped_keyspaces_forgotten",
+        "the commit that drops a keyspace asks for the removal of its keys",
+        &[HISTORIES, rule("a_removal_goes_on")],
+    ),
+    caught(
+        "removal_ends_early",
+        "a removal ends with the last key of the keyspace",
+        &[rule("a_removal_goes_on"), rule("the_background_removes")],
+    ),
+    caught(
+        "auth_keyspaces_unchecked",
+        "a principal's rights are about one keyspace",
+        &[plain("hightower-auth", "service", "the_authorized_engine_checks")],
+    ),
+    caught(
+        "ranges_of_keyspaces_merged",
+        "neighbouring ranges of two keyspaces are two requirements",
+        &[rule("a_refusal_names_the_keyspace")],
     ),
 ];

@@ -41,7 +41,7 @@ impl Args {
         self.reach.check(key)?;
         let mut batch = Batch::new();
         batch.delete(key).require(key, Expect::Present);
-        match session.existing_writer()?.finish(|store| Ok(store.commit(&batch)?))? {
+        match session.existing_writer()?.finish(|store| self.reach.commit(store, &batch))? {
             BatchOutcome::Committed(Committed { seq, versions, .. }) => {
                 let version = versions.first().copied().unwrap_or_default();
                 let answer = Answer { outcome: "removed", key: Bytes::of(key), version, seq };

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use hightower_kv::{CommandRef, Components, RawRecord, dump};
+use hightower_kv::{CommandRef, Components, KeyspaceId, RawRecord, dump};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -20,7 +20,7 @@ Examples:
   htkvctl dump --key pods/web-0        the history of one key, as far as compaction kept it
 
 One line per valid record, in the order of files and offsets, including old versions: segment, offset, length, commit (- if compaction \
-wrote the record; + if more records of the commit follow), version, time in Unix ms, set or delete, key, and the length of the value, or with \
+wrote the record; + if more records of the commit follow), version, time in Unix ms, set or delete, the id of the keyspace unless it is the default one, key, and the length of the value, or with \
 --values the value. Damaged places are skipped and counted at the end: exit code 1 if there are any.";
 
 /// Show the raw records of the log
@@ -50,6 +50,8 @@ struct DumpLine<'a> {
     version: u64,
     timestamp_ms: i64,
     kind: &'static str,
+    /// The id of the keyspace; 0 for the default one, 1 for the store's own records.
+    keyspace: u64,
     key: Bytes<'a>,
     value_bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +93,7 @@ impl Args {
     }
 
     fn write(&self, out: &mut dyn Write, json: bool, record: &RawRecord<'_>) -> Result<(), Failure> {
-        let RawRecord { segment, offset, len_bytes, seq, continues, command, .. } = *record;
+        let RawRecord { segment, offset, len_bytes, seq, continues, command, keyspace, .. } = *record;
         let kind = if matches!(command, CommandRef::Set { .. }) { "set" } else { "delete" };
         let (key, value) = (command.key(), command.value());
         if json {
@@ -104,6 +106,7 @@ impl Args {
                 version: command.version(),
                 timestamp_ms: command.timestamp(),
                 kind,
+                keyspace: keyspace.get(),
                 key: Bytes(key.into()),
                 value_bytes: value.map(<[u8]>::len),
                 value: value.filter(|_| self.values).map(|value| Bytes(value.into())),
@@ -118,8 +121,9 @@ impl Args {
             None => String::new(),
         };
         let (version, timestamp) = (command.version(), command.timestamp());
+        let of = if keyspace == KeyspaceId::DEFAULT { String::new() } else { format!("keyspace {keyspace} ") };
         let line = format!(
-            "{segment:010} {offset:>10} {len_bytes:>6} {commit:>8} {version:>8} {timestamp} {kind:<6} {}\t{value}",
+            "{segment:010} {offset:>10} {len_bytes:>6} {commit:>8} {version:>8} {timestamp} {kind:<6} {of}{}\t{value}",
             show(key)
         );
         Ok(writeln!(out, "{}", line.trim_end())?)

@@ -95,14 +95,14 @@ impl Args {
 
     fn write(&self, store: &Store, format: Format, out: &mut dyn Write, progress: &Progress) -> Result<u64, Failure> {
         let prefix = self.prefix.as_ref().map(|prefix| &prefix.0[..]).unwrap_or_default();
-        let mut ranges = self.reach.ranges(&store.snapshot()?, &KeyRange::prefix(prefix));
+        let mut ranges = self.reach.ranges(&store.snapshot()?, &KeyRange::prefix(prefix))?;
         write_pairs(&mut ranges, None, format, out, progress)
     }
 
     fn progress(&self, session: &Session, store: &Store) -> Progress {
-        match self.prefix {
-            Some(_) => Progress::hidden(),
-            None => Progress::records(session.screen, store.len() as u64),
+        match (&self.prefix, self.reach.keyspace()) {
+            (Some(_), _) | (_, Some(_)) => Progress::hidden(),
+            (None, None) => Progress::records(session.screen, store.len() as u64),
         }
     }
 }

@@ -15,6 +15,7 @@ Examples:
   htkvctl get pods/web-0
   htkvctl get page --raw > page.html     byte for byte, without a line feed at the end
   htkvctl get pods/web-0 --json          with the version, for `put --if`
+  htkvctl get 17 --keyspace sessions     from a keyspace: see `htkvctl help keyspace`
 
 Exit code 1 if the key has no value.";
 
@@ -45,7 +46,7 @@ impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
         self.reach.check(key)?;
-        let found = session.look(|snapshot| Ok(snapshot.get_versioned(key)?))?;
+        let found = session.look(|snapshot| Ok(self.reach.of(snapshot)?.get_versioned(key)?))?;
         let Some((value, version)) = found else {
             session.screen.error("not_found", &format!("{} has no value", named(key)));
             return Ok(Exit::Negative);

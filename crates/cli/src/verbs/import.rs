@@ -74,7 +74,10 @@ impl Args {
         let name = if is_stdin(&self.file) { "standard input".into() } else { self.file.display().to_string() };
         let store = session.writer()?;
         let progress = Progress::bytes(session.screen, len_bytes);
-        let imported = store.finish(|store| import(&**store, input, &name, format, self.reach, &progress))?;
+        let imported = store.finish(|store| match self.reach.keyspace() {
+            Some(keyspace) => import(&store.keyspace(keyspace)?, input, &name, format, &self.reach, &progress),
+            None => import(&**store, input, &name, format, &self.reach, &progress),
+        })?;
         drop(progress);
         tell(session.screen, &imported)?;
         Ok(Exit::Done)
@@ -119,7 +122,7 @@ pub(crate) fn import(
     input: impl BufRead,
     name: &str,
     format: Format,
-    reach: Reach,
+    reach: &Reach,
     progress: &Progress,
 ) -> Result<Imported, Failure> {
     let started = Instant::now();
@@ -175,7 +178,7 @@ fn with_count(failure: Failure, records: u64) -> Failure {
 /// Collects records in batches and commits them.
 struct Loader<'a, E> {
     store: &'a E,
-    reach: Reach,
+    reach: &'a Reach,
     batch: Batch,
     batch_len_bytes: usize,
     done: Imported,

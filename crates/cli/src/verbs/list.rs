@@ -45,7 +45,7 @@ struct Count {
 impl ListArgs {
     /// Prints the included keys of `range` in the format of `session`.
     pub(crate) fn print(&self, session: &Session, snapshot: &Snapshot, range: &KeyRange) -> Result<Exit, Failure> {
-        let mut ranges = self.reach.ranges(snapshot, range);
+        let mut ranges = self.reach.ranges(snapshot, range)?;
         if self.reverse {
             ranges.reverse();
         }

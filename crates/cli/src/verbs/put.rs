@@ -70,7 +70,7 @@ impl Args {
         if let Some(condition) = self.condition {
             batch.require(&self.key.0, condition);
         }
-        let outcome = session.writer()?.finish(|store| Ok(store.commit(&batch)?))?;
+        let outcome = session.writer()?.finish(|store| self.reach.commit(store, &batch))?;
         self.tell(session, &outcome, value.len() as u64)
     }
 

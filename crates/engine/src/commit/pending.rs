@@ -10,7 +10,7 @@ use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
-use crate::keyspace::{user_bounds, user_part};
+use crate::keyspace::{LivingKeyspace, Scope, UserKey, user_bounds};
 use crate::mutants::planted;
 use crate::place::Place;
 use crate::watch::{RangeFinding, RangeRequirement, RangeWatch};
@@ -23,6 +23,8 @@ pub(crate) struct Write<'a> {
     pub(crate) value: Option<&'a [u8]>,
     /// The caller's version and timestamp, if any.
     pub(crate) given: Option<(u64, i64)>,
+    /// The keyspace of the key, if it has a name.
+    pub(crate) keyspace: Scope<'a>,
 }
 
 /// A record of a commit. It has key, value, checksum and time before the lock is taken, and gets a
@@ -162,6 +164,10 @@ pub(crate) struct PendingCommit<'a, R> {
     /// The reason for [`CommitVerdict::RangeChanged`].
     pub(crate) range_finding: Option<RangeFinding>,
     pub(crate) uses_reserve: bool,
+    /// The named keyspaces that must not have been dropped.
+    pub(crate) keyspaces: &'a [Arc<LivingKeyspace>],
+    /// The keyspace that the commit drops.
+    pub(crate) dropped: Scope<'a>,
     pub(crate) durability: Durability,
     /// The outcome; [`Error::Closed`] until it is known.
     pub(crate) result: Result<CommitVerdict>,
@@ -194,6 +200,8 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
             watch: None,
             range_finding: None,
             uses_reserve: false,
+            keyspaces: &[],
+            dropped: None,
             durability,
             result: Err(Error::Closed),
         }
@@ -299,13 +307,15 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
     pub(crate) fn of(batch: &'a Batch, durability: Durability, now: i64) -> Self {
         let record = |operation: &'a BatchOperation| {
             let (key, value) = batch.parts(operation);
-            PendingRecord::new(Write { key, value, given: operation.given }, operation.payload_checksum, now)
+            let write = Write { key, value, given: operation.given, keyspace: None };
+            PendingRecord::new(write, operation.payload_checksum, now)
         };
         let records = batch.operations.iter().map(record).collect();
         let (requirements, uses_reserve) = (&batch.requirements[..], batch.uses_reserve());
         let ranges = batch.ranges.as_ref().filter(|_| !planted("range_requirement_ignored"));
         let snapshot = batch.snapshot.as_ref();
-        Self { requirements, ranges, snapshot, uses_reserve, ..Self::new(records, durability) }
+        let (keyspaces, dropped) = (&batch.keyspaces[..], batch.dropped.as_ref());
+        Self { requirements, ranges, snapshot, uses_reserve, keyspaces, dropped, ..Self::new(records, durability) }
     }
 
     /// The outcome for the batch's caller.
@@ -317,7 +327,8 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
             }
             CommitVerdict::Rejected { requirement, found } => {
                 let Requirement { key, expect } = &self.requirements[requirement];
-                BatchOutcome::Rejected(Rejected::new(user_part(key).to_vec(), *expect, found))
+                let UserKey { keyspace, key } = UserKey::of(key);
+                BatchOutcome::Rejected(Rejected { keyspace, ..Rejected::new(key.to_vec(), *expect, found) })
             }
             CommitVerdict::ViewChanged => return Err(Error::Internal("a commit was not decided".into())),
             CommitVerdict::RangeChanged => {
@@ -329,13 +340,14 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
                     _ => return Err(Error::Internal("a changed range is not known".into())),
                 };
                 let range = self.ranges.and_then(|ranges| ranges.get(at));
-                let RangeRequirement { bounds, since } =
-                    range.ok_or_else(|| Error::Internal("a changed range was not required".into()))?;
-                let rejected = Rejected::new(user_part(&key).to_vec(), Expect::UnchangedSince(*since), found);
+                let range = range.ok_or_else(|| Error::Internal("a changed range was not required".into()))?;
+                let (RangeRequirement { bounds, since }, keyspace) = (range, range.keyspace());
+                let user_key = UserKey::of(&key).key.to_vec();
+                let rejected = Rejected::new(user_key, Expect::UnchangedSince(*since), found);
                 let (from, to) = (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice));
                 let (from, to) = user_bounds(from, to);
                 let range = Some(Box::new((from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec))));
-                BatchOutcome::Rejected(Rejected { range, known_since, ..rejected })
+                BatchOutcome::Rejected(Rejected { keyspace, range, known_since, ..rejected })
             }
         })
     }

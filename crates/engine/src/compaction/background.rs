@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::feed::FeedHub;
 use crate::files::io_error;
 use crate::guarded::{Panics, choose};
+use crate::keyspace::KeyspaceRemoval;
 use crate::maintenance::{Maintenance, Turn};
 use crate::memory_budget::MemoryBudget;
 use crate::mutants::planted;
@@ -35,7 +36,10 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(3600);
 
 /// The first and the longest wait before a failed flush is repeated.
 const FLUSH_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The same, before memory and files that readers held are looked at again.
+/// The pause between two steps of the removal of a dropped keyspace: longer than a step, so that
+/// other writers have more than half of the time.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
+/// As for a failed flush, before memory and files that readers held are looked at again.
 const FREE_WAITS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(10));
 
 /// Number of background runs before the turn is released for others.
@@ -72,6 +76,7 @@ pub(crate) struct Compaction {
     flusher: Arc<TableFlusher>,
     runner: Arc<CompactionRunner>,
     feeds: Arc<FeedHub>,
+    removal: Arc<KeyspaceRemoval>,
 }
 
 /// The parts of a store that [`Compaction`] works with.
@@ -89,6 +94,7 @@ pub(crate) struct CompactionParts<'a> {
     pub(crate) flusher: &'a Arc<TableFlusher>,
     pub(crate) runner: &'a Arc<CompactionRunner>,
     pub(crate) feeds: &'a Arc<FeedHub>,
+    pub(crate) removal: &'a Arc<KeyspaceRemoval>,
 }
 
 impl Compaction {
@@ -108,6 +114,7 @@ impl Compaction {
             flusher: Arc::clone(parts.flusher),
             runner: Arc::clone(parts.runner),
             feeds: Arc::clone(parts.feeds),
+            removal: Arc::clone(parts.removal),
         }
     }
 
@@ -126,15 +133,21 @@ impl Compaction {
         let mut left = interval;
         let mut retry_at = Duration::ZERO;
         let mut failures = 0_u32;
+        let mut removal_wait = self.remove_dropped(None);
         loop {
             let wait = memory_wait.unwrap_or(LONGEST_BACK_OFF).min(if may_compact { left } else { LONGEST_BACK_OFF });
+            let wait = wait.min(removal_wait.unwrap_or(LONGEST_BACK_OFF));
             let cause = self.maintenance.wait(wait);
+            let was_removing = removal_wait.is_some();
+            if cause != Cause::Closing {
+                removal_wait = self.remove_dropped(removal_wait);
+            }
             let is_time = match cause {
                 Cause::Closing => return,
                 Cause::Flush => true,
-                Cause::Interval => memory_wait.is_some(),
-                // Frequent wake-ups must not put it off.
-                Cause::Woken => memory_wait.is_some() && self.clock.elapsed() >= memory_at,
+                Cause::Interval if !was_removing => memory_wait.is_some(),
+                // Frequent wake-ups must neither put it off nor bring it forward.
+                Cause::Interval | Cause::Woken => memory_wait.is_some() && self.clock.elapsed() >= memory_at,
             };
             if is_time {
                 memory_wait = self.keep_memory(memory_wait.filter(|_| cause != Cause::Flush));
@@ -194,6 +207,23 @@ impl Compaction {
         self.runner.count_retired(&turn);
         let is_done = first == FREE_WAITS.0 && freed.is_ok() && turn.waiting.is_empty() && !self.budget.holds_memory();
         (!is_done).then(|| waited.map_or(first, |waited| waited.saturating_mul(2).clamp(first, longest)))
+    }
+
+    /// Deletes some keys of dropped keyspaces. Returns the time after which it should be called
+    /// again, if there are more or it has failed; `waited` is the previous one.
+    fn remove_dropped(&self, waited: Option<Duration>) -> Option<Duration> {
+        if self.store.poison().check().is_err() {
+            return None;
+        }
+        match self.removal.step() {
+            Ok(false) | Err(Error::Closed) => None,
+            Ok(true) => Some(REMOVAL_PAUSE),
+            Err(failure) => {
+                self.maintenance.note(|stats| stats.last_failure = Some(failure.to_string()));
+                let (first, longest) = FLUSH_WAITS;
+                Some(waited.map_or(first, |waited| waited.saturating_mul(2).clamp(first, longest)))
+            }
+        }
     }
 
     fn free_unused(&self, turn: &mut Turn) -> Result<()> {
@@ -271,6 +301,12 @@ impl Compaction {
     /// See [`SingleNodeEngine::run_compaction_now`](crate::SingleNodeEngine::run_compaction_now).
     pub(crate) fn compact_fully(&self) -> Result<CompactionReport> {
         self.store.check_writable()?;
+        self.maintenance.turn.refuse_holder()?;
+        match self.removal.finish() {
+            // It is still due; first, compaction makes room.
+            Ok(()) | Err(Error::Full { .. }) => {}
+            Err(failure) => return Err(failure),
+        }
         let before = self.maintenance.total();
         let started = self.clock.elapsed();
         let mut turn = self.maintenance.turn.lock()?;

@@ -7,6 +7,7 @@ use crate::commit_log::CommitLock;
 use crate::compaction::{Compaction, CompactionParts, CompactionRunner, RunnerParts};
 use crate::engine::SingleNodeEngine;
 use crate::feed::{FeedHub, FeedLog, FeedParts};
+use crate::keyspace::{Catalogue, CatalogueParts, KeyspaceRemoval};
 use crate::lifecycle::{LifeParts, Lifecycle};
 use crate::maintenance::{Maintenance, Turn};
 use crate::memory_budget::MemoryBudget;
@@ -48,6 +49,9 @@ impl SingleNodeEngine {
         let flusher = &Arc::new(TableFlusher::new(&components, &parts));
         let parts = WriteParts { budget, flusher, time, read, log, store, sync, tail, quota, maintenance, feeds, bell };
         let write = Arc::new(WritePath::new(config, &parts));
+        let removal = &Arc::new(KeyspaceRemoval::new(read, &write));
+        let parts = CatalogueParts { read, write: &write, maintenance, removal };
+        let keyspaces = Catalogue::new(&parts, durability);
         let parts = RunnerParts { config, time, read, store, sync, quota, maintenance, feeds, tables, flusher };
         let runner = &Arc::new(CompactionRunner::new(&components, &parts));
         let panics = &panics;
@@ -64,6 +68,7 @@ impl SingleNodeEngine {
             flusher,
             runner,
             feeds,
+            removal,
         };
         let compaction = Arc::new(Compaction::new(&components, &parts));
         let life = Lifecycle::new(LifeParts {
@@ -91,6 +96,7 @@ impl SingleNodeEngine {
             tables: Arc::clone(tables),
             budget: Arc::clone(budget),
             flusher: Arc::clone(flusher),
+            keyspaces,
             life: Arc::new(life),
             components,
             write,

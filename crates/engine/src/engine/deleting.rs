@@ -4,10 +4,12 @@ use std::ops::{Bound, ControlFlow};
 
 use crate::batch::Batch;
 use crate::bounds::{KeyBounds, prefix_end};
+use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
+use crate::keyspace::{Scope, id_of};
 use crate::mutants::planted;
-use crate::snapshot::Entry;
+use crate::snapshot::{Entry, Range};
 
 /// The maximum number of keys in one commit of a range's deletion: enough that a key's share of the
 /// commit's cost is small, few enough that other writers wait for less than a millisecond.
@@ -60,9 +62,14 @@ impl SingleNodeEngine {
     ///
     /// As [`delete`](Self::delete).
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<u64> {
-        let prefix = prefix.as_ref();
-        let end = prefix_end(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        self.delete_range((Bound::Included(prefix.to_vec()), end))
+        self.delete_prefix_in(None, prefix.as_ref(), self.durability)
+    }
+
+    pub(crate) fn delete_prefix_in(&self, scope: Scope<'_>, prefix: &[u8], durability: Durability) -> Result<u64> {
+        let end = prefix_end(prefix);
+        let bounds = (Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
+        let deletion = self.delete_range_in(scope, bounds, durability, |_| ControlFlow::Continue(()))?;
+        Ok(deletion.deleted_keys)
     }
 
     /// Deletes all keys in `bounds`, and returns their number.
@@ -110,12 +117,25 @@ impl SingleNodeEngine {
     pub fn delete_range_with_progress(
         &self,
         bounds: impl KeyBounds,
+        watch: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<RangeDeletion> {
+        self.delete_range_in(None, bounds.key_bounds(), self.durability, watch)
+    }
+
+    pub(crate) fn delete_range_in(
+        &self,
+        scope: Scope<'_>,
+        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+        durability: Durability,
         mut watch: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<RangeDeletion> {
-        let (from, to) = bounds.key_bounds();
+        scope.map_or(Ok(()), |keyspace| keyspace.check())?;
+        let range_now = |bounds: (Bound<&[u8]>, Bound<&[u8]>)| -> Result<Range> {
+            Ok(self.snapshot()?.of(id_of(scope)).range(bounds))
+        };
         let mut deletion = RangeDeletion { deleted_keys: 0, is_complete: false };
         // Without an end, the deletion could follow a writer that appends keys for ever.
-        let Some(end) = self.range((from, to))?.next_back().transpose()?.map(|last| last.key().to_vec()) else {
+        let Some(end) = range_now((from, to))?.next_back().transpose()?.map(|last| last.key().to_vec()) else {
             deletion.is_complete = true;
             return Ok(deletion);
         };
@@ -125,12 +145,12 @@ impl SingleNodeEngine {
         while !deletion.is_complete {
             let _held = if planted("range_deletion_holds_a_snapshot") { self.snapshot().ok() } else { None };
             step.clear();
-            let range = self.range((from.as_ref().map(Vec::as_slice), to))?;
-            let Some(last) = fill(&mut step, range, keys_max)? else {
+            let range = range_now((from.as_ref().map(Vec::as_slice), to))?;
+            let Some(last) = fill(&mut step, scope, range, keys_max)? else {
                 deletion.is_complete = true;
                 break;
             };
-            match self.commit(&step) {
+            match self.commit_with(&step, durability) {
                 Ok(outcome) => drop(outcome.committed()?),
                 // On a full device the reserve for deletes may have room for fewer.
                 Err(Error::Full { .. }) if step.len() > 1 && !planted("range_deletion_in_full_steps") => {
@@ -153,7 +173,12 @@ impl SingleNodeEngine {
 }
 
 /// Adds deletes of the next keys of `range`, at most `keys_max`, and returns the last of them.
-fn fill(step: &mut Batch, range: impl Iterator<Item = Result<Entry>>, keys_max: usize) -> Result<Option<Vec<u8>>> {
+fn fill(
+    step: &mut Batch,
+    scope: Scope<'_>,
+    range: impl Iterator<Item = Result<Entry>>,
+    keys_max: usize,
+) -> Result<Option<Vec<u8>>> {
     let (mut last, mut key_bytes) = (None, 0);
     for entry in range.take(keys_max) {
         let entry = entry?;
@@ -161,7 +186,7 @@ fn fill(step: &mut Batch, range: impl Iterator<Item = Result<Entry>>, keys_max: 
         if last.is_some() && key_bytes > KEY_BYTES_PER_COMMIT {
             break;
         }
-        step.delete(entry.key());
+        step.push_in(scope, entry.key(), None, None);
         last = Some(entry);
     }
     // Not the entry: it holds a snapshot.

@@ -6,7 +6,7 @@ use crate::bounds::KeyBounds;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::feed::{ChangeFeed, FeedReach, FeedStart, LogCursor, WatchedRange};
-use crate::keyspace::KeyspaceId;
+use crate::keyspace::{KeyspaceId, StoredBounds};
 #[cfg(doc)]
 use crate::snapshot::Snapshot;
 
@@ -87,7 +87,31 @@ impl SingleNodeEngine {
         self.feed(watched(&bounds), after_seqno, FeedReach::Durable)
     }
 
-    fn feed(&self, range: WatchedRange, after: u64, reach: FeedReach) -> Result<ChangeFeed> {
+    /// As [`watch`](Self::watch), for the keys of all keyspaces, those of the store itself included.
+    /// [`FeedChange::keyspace`](crate::FeedChange::keyspace) distinguishes them.
+    ///
+    /// ```
+    /// # use hightower_engine::{KeyspaceId, KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let jobs = engine.create_keyspace("jobs", KeyspaceOptions::default())?;
+    /// let mut feed = engine.watch_all(engine.latest_seq())?;
+    /// jobs.put("1", "queued")?;
+    /// engine.put("a", "1")?;
+    /// let keyspaces: Vec<_> =
+    ///     feed.by_ref().take(2).map(|commit| commit.unwrap().changes().next().unwrap().keyspace()).collect();
+    /// assert_eq!(keyspaces, [jobs.id(), KeyspaceId::DEFAULT]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`watch`](Self::watch).
+    pub fn watch_all(&self, after_seqno: u64) -> Result<ChangeFeed> {
+        self.feed(WatchedRange::of(&StoredBounds::all()), after_seqno, FeedReach::Visible)
+    }
+
+    pub(crate) fn feed(&self, range: WatchedRange, after: u64, reach: FeedReach) -> Result<ChangeFeed> {
         self.feeds.check_open()?;
         // A feed of new commits needs no search for its place.
         let end = match self.log.lock() {

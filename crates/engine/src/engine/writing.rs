@@ -11,7 +11,7 @@ use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::expect::Expect;
-use crate::keyspace::{KeyspaceId, StoredKey};
+use crate::keyspace::{KeyspaceId, Scope, StoredKey, id_of};
 use crate::mutants::planted;
 use crate::observe::{HandedIn, Operation, observe};
 use crate::pipeline::{Pipeline, single_outcome};
@@ -63,7 +63,7 @@ impl SingleNodeEngine {
         durability: Durability,
     ) -> Result<ApplyOutcome> {
         let (key, value) = (KeyspaceId::DEFAULT.stored(key.as_ref()), value.as_ref());
-        self.write(Write { key: key.as_bytes(), value: Some(value), given: None }, durability)
+        self.write(Write { key: key.as_bytes(), value: Some(value), given: None, keyspace: None }, durability)
     }
 
     /// As [`put`](Self::put), but returns the version of the value, for a later
@@ -84,7 +84,19 @@ impl SingleNodeEngine {
     ///
     /// As [`put`](Self::put).
     pub fn put_versioned(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64> {
-        let committed = self.commit(Batch::new().put(key, value))?.committed()?;
+        self.put_versioned_in(None, key.as_ref(), value.as_ref(), self.durability)
+    }
+
+    pub(crate) fn put_versioned_in(
+        &self,
+        scope: Scope<'_>,
+        key: &[u8],
+        value: &[u8],
+        durability: Durability,
+    ) -> Result<u64> {
+        let mut batch = Batch::new();
+        batch.push_in(scope, key, Some(value), None);
+        let committed = self.commit_owned(batch, durability)?.committed()?;
         committed.versions.first().copied().ok_or(Error::Internal("a commit has no version".into()))
     }
 
@@ -125,7 +137,7 @@ impl SingleNodeEngine {
     /// As [`put`](Self::put).
     pub fn delete_with(&self, key: impl AsRef<[u8]>, durability: Durability) -> Result<ApplyOutcome> {
         let key = KeyspaceId::DEFAULT.stored(key.as_ref());
-        self.write(Write { key: key.as_bytes(), value: None, given: None }, durability)
+        self.write(Write { key: key.as_bytes(), value: None, given: None, keyspace: None }, durability)
     }
 
     /// Deletes `key` and returns the version of the delete; `None`, without a write, if the key has
@@ -207,26 +219,36 @@ impl SingleNodeEngine {
     pub fn fetch_update<V: AsRef<[u8]>>(
         &self,
         key: impl AsRef<[u8]>,
+        update: impl FnMut(Option<&[u8]>) -> Option<V>,
+    ) -> Result<Option<Value>> {
+        self.fetch_update_in(None, key.as_ref(), self.durability, update)
+    }
+
+    pub(crate) fn fetch_update_in<V: AsRef<[u8]>>(
+        &self,
+        scope: Scope<'_>,
+        key: &[u8],
+        durability: Durability,
         mut update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
-        let key = key.as_ref();
         let (mut batch, mut retries) = (Batch::new(), Retries::default());
         loop {
-            let snapshot = self.snapshot()?;
+            let snapshot = self.snapshot()?.of(id_of(scope));
+            scope.map_or(Ok(()), |keyspace| keyspace.check())?;
             let (value, version) = snapshot.get_versioned(key)?.unzip();
             // Until the commit, the snapshot keeps the tombstone of a delete that others commit.
             let snapshot = (!planted("tombstone_not_kept_for_an_update")).then_some(snapshot);
             batch.clear();
-            batch.require(key, version.map_or(Expect::Absent, Expect::Version));
+            batch.require_key(scope, key, version.map_or(Expect::Absent, Expect::Version));
             match update(value.as_deref()) {
-                Some(new) => batch.put(key, new),
+                Some(new) => batch.push_in(scope, key, Some(new.as_ref()), None),
                 None if value.is_none() => return Ok(None),
-                None => batch.delete(key),
+                None => batch.push_in(scope, key, None, None),
             };
             if planted("update_without_look") {
                 batch.requirements.clear();
             }
-            let outcome = self.commit(&batch)?;
+            let outcome = self.commit_with(&batch, durability)?;
             drop(snapshot);
             match outcome {
                 BatchOutcome::Committed(_) => return Ok(value),
@@ -284,7 +306,7 @@ impl SingleNodeEngine {
     pub fn submit_with(&self, command: Command, durability: Durability) -> Result<ApplyOutcome> {
         let given = Some((command.version(), command.timestamp()));
         let key = KeyspaceId::DEFAULT.stored(command.key());
-        self.write(Write { key: key.as_bytes(), value: command.value(), given }, durability)
+        self.write(Write { key: key.as_bytes(), value: command.value(), given, keyspace: None }, durability)
     }
 
     /// Commits several commands atomically. Stale ones are skipped, and have the outcome
@@ -513,7 +535,7 @@ impl SingleNodeEngine {
         Ok(self.life.pipeline())
     }
 
-    fn write(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
+    pub(crate) fn write(&self, write: Write<'_>, durability: Durability) -> Result<ApplyOutcome> {
         let operation = match (write.given, write.value) {
             (Some(_), _) => Operation::Submit,
             (None, Some(_)) => Operation::Put,
@@ -526,7 +548,7 @@ impl SingleNodeEngine {
         let Some(pipeline) = self.pipeline()? else {
             return self.write.commit_one(write, durability);
         };
-        let batch = Batch::of_one(&StoredKey::AsIs(write.key), write.value, write.given);
+        let batch = Batch::of_one(write.keyspace, &StoredKey::AsIs(write.key), write.value, write.given);
         pipeline.commit(batch, durability).and_then(single_outcome)
     }
 }

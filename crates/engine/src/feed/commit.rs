@@ -8,7 +8,7 @@ use hightower_segment::Segment;
 
 use crate::entry_key::EntryKey;
 use crate::error::{Error, Result};
-use crate::keyspace::user_part;
+use crate::keyspace::{KeyspaceId, UserKey, user_part};
 use crate::value::Value;
 
 /// The kind of a change.
@@ -122,6 +122,12 @@ impl<'a> FeedChange<'a> {
     #[must_use]
     pub fn key(&self) -> &'a [u8] {
         user_part(self.change.key.as_bytes())
+    }
+
+    /// The id of the key's keyspace.
+    #[must_use]
+    pub fn keyspace(&self) -> KeyspaceId {
+        UserKey::of(self.change.key.as_bytes()).keyspace
     }
 
     /// Whether the key has got or lost a value.

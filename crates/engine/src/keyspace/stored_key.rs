@@ -199,6 +199,11 @@ impl AsRef<[u8]> for StoredKey<'_> {
 }
 
 impl StoredBounds<'_> {
+    /// The keys of all keyspaces.
+    pub(crate) fn all() -> Self {
+        Self { from: Bound::Unbounded, to: Bound::Unbounded }
+    }
+
     /// The keys of all keyspaces but the default one.
     pub(crate) fn behind_default() -> Self {
         Self { from: Bound::Included(StoredKey::AsIs(OTHERS)), to: Bound::Unbounded }

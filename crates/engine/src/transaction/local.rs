@@ -1,10 +1,11 @@
 //! The data of a transaction: its snapshot, its read set and its buffered writes, within a limit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::batch::{Batch, check_value_len};
 use crate::error::{Error, Result};
-use crate::keyspace::{StoredKey, check_key, user_part};
+use crate::keyspace::{LivingKeyspace, StoredKey, check_key, user_part};
 use crate::limits;
 use crate::mutants::planted;
 use crate::snapshot::Snapshot;
@@ -19,6 +20,8 @@ use crate::value::Value;
 pub(super) struct LocalState<'e> {
     pub(super) snapshot: Snapshot,
     reads: Mutex<ReadSet>,
+    /// The named keyspaces that it has read or written.
+    keyspaces: Mutex<Vec<Arc<LivingKeyspace>>>,
     pub(super) writes: WriteBuffer,
     /// The memory that the store's counters include for it.
     accounted_bytes: AtomicUsize,
@@ -32,6 +35,7 @@ impl<'e> LocalState<'e> {
         Self {
             snapshot,
             reads: Mutex::default(),
+            keyspaces: Mutex::default(),
             writes: WriteBuffer::default(),
             accounted_bytes: AtomicUsize::new(0),
             limit_bytes,
@@ -41,6 +45,16 @@ impl<'e> LocalState<'e> {
 
     pub(super) fn len_bytes(&self) -> usize {
         self.reads.lock().len_bytes() + self.writes.len_bytes()
+    }
+
+    /// Notes that the next call is about a named keyspace.
+    pub(super) fn enter(&self, keyspace: &Arc<LivingKeyspace>) -> Result<()> {
+        keyspace.check_in(self.snapshot.store_number())?;
+        let mut keyspaces = self.keyspaces.lock();
+        if !keyspaces.iter().any(|known| Arc::ptr_eq(known, keyspace)) {
+            keyspaces.push(Arc::clone(keyspace));
+        }
+        Ok(())
     }
 
     /// The value of a key and its version; 0 for an own write.
@@ -135,6 +149,9 @@ impl<'e> LocalState<'e> {
         let mut reads = self.reads.lock();
         reads.check_kept(self.limit_bytes)?;
         let mut batch = self.writes.take();
+        if !planted("keyspaces_of_transactions_forgotten") {
+            batch.keyspaces = std::mem::take(&mut *self.keyspaces.lock());
+        }
         reads.take_into(&mut batch, self.snapshot.seq());
         if !planted("tombstones_not_kept_for_transactions") {
             batch.snapshot = Some(self.snapshot.state().clone());

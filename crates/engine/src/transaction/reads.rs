@@ -7,6 +7,7 @@ use crate::batch::{Batch, Requirement};
 use crate::bounds::{OwnedBounds, lower_rank, upper_rank};
 use crate::error::Result;
 use crate::expect::Expect;
+use crate::keyspace::{KeyspaceId, UserKey};
 use crate::mutants::planted;
 use crate::transaction::counters::over_limit;
 use crate::watch::RangeRequirement;
@@ -222,7 +223,7 @@ fn merged(ranges: Vec<ReadRange>) -> Vec<OwnedBounds> {
     let mut merged: Vec<OwnedBounds> = Vec::with_capacity(parts.len());
     for (from, to) in parts {
         match merged.last_mut() {
-            Some((_, end)) if reaches(end, &from) => {
+            Some((first, end)) if reaches(end, &from) && is_one_keyspace(first, &from) => {
                 if upper_rank(end) < upper_rank(&to) {
                     *end = to;
                 }
@@ -231,6 +232,19 @@ fn merged(ranges: Vec<ReadRange>) -> Vec<OwnedBounds> {
         }
     }
     merged
+}
+
+/// Whether the ranges with these lower bounds are in one keyspace.
+fn is_one_keyspace(one: &Bound<Vec<u8>>, other: &Bound<Vec<u8>>) -> bool {
+    keyspace_of(one) == keyspace_of(other) || planted("ranges_of_keyspaces_merged")
+}
+
+/// The keyspace of the range with this lower bound.
+fn keyspace_of(from: &Bound<Vec<u8>>) -> KeyspaceId {
+    match from {
+        Bound::Included(key) | Bound::Excluded(key) => UserKey::of(key).keyspace,
+        Bound::Unbounded => KeyspaceId::DEFAULT,
+    }
 }
 
 /// Whether no key lies between a range that ends with `end` and one that begins with `from`.

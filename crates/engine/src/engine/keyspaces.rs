@@ -1,0 +1,133 @@
+//! Keyspaces: finding, listing, creating, renaming and dropping them.
+
+use crate::engine::SingleNodeEngine;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::keyspace::{Catalogue, Keyspace, KeyspaceInfo, KeyspaceOptions};
+
+/// # Keyspaces
+///
+/// Named sets of keys, besides the default one that the other calls are about: see [`Keyspace`].
+/// Names have 1 to 255 bytes of text, without control characters, and do not begin with `$`. Each
+/// change is one commit with the durability of the store.
+impl SingleNodeEngine {
+    /// The keyspace of this name. Costs a read.
+    ///
+    /// ```
+    /// # use hightower_engine::{Error, KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// assert!(matches!(engine.keyspace("jobs"), Err(Error::KeyspaceNotFound { .. })));
+    /// engine.create_keyspace("jobs", KeyspaceOptions::default())?;
+    /// engine.keyspace("jobs")?.put("1", "queued")?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceNotFound`], [`Error::Closed`]; [`Error::Validation`] in a compaction
+    /// policy.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace<&Self>> {
+        Ok(Keyspace::new(self, self.catalogue()?.find(name)?))
+    }
+
+    /// Creates a keyspace.
+    ///
+    /// ```
+    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let sessions = engine.create_keyspace("sessions", KeyspaceOptions::default())?;
+    /// sessions.put("17", "Ada")?;
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceExists`]; [`Error::Validation`] or [`Error::LimitExceeded`] for the name;
+    /// those of [`put`](Self::put).
+    pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace<&Self>> {
+        Ok(Keyspace::new(self, self.catalogue()?.create(name, options)?))
+    }
+
+    /// A keyspace of a layer above the engine, whose name begins with `$`; created if there is
+    /// none. [`keyspaces`](Self::keyspaces) does not show it, and it cannot be renamed or dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_keyspace`](Self::create_keyspace).
+    pub fn reserved_keyspace(&self, name: &str) -> Result<Keyspace<&Self>> {
+        Ok(Keyspace::new(self, self.catalogue()?.reserved(name)?))
+    }
+
+    /// The keyspaces, in the order of their names, without the default one and reserved ones. Costs
+    /// a read of each.
+    ///
+    /// ```
+    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// engine.create_keyspace("users", KeyspaceOptions::default())?;
+    /// engine.create_keyspace("jobs", KeyspaceOptions::default())?;
+    /// let names: Vec<_> = engine.keyspaces()?.into_iter().map(|keyspace| keyspace.name).collect();
+    /// assert_eq!(names, ["jobs", "users"]);
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`]; [`Error::Corrupt`] if a record does not verify.
+    pub fn keyspaces(&self) -> Result<Vec<KeyspaceInfo>> {
+        Ok(self.catalogue()?.list()?.into_iter().map(KeyspaceInfo::new).collect())
+    }
+
+    /// Gives a keyspace another name. Its handles stay valid.
+    ///
+    /// ```
+    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let next = engine.create_keyspace("config-next", KeyspaceOptions::default())?;
+    /// next.put("a", "1")?;
+    /// engine.rename_keyspace("config-next", "config")?;
+    /// assert_eq!(engine.keyspace("config")?.get("a")?.unwrap(), "1");
+    /// assert_eq!(next.name(), "config");
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceNotFound`], [`Error::KeyspaceExists`], and as
+    /// [`create_keyspace`](Self::create_keyspace).
+    pub fn rename_keyspace(&self, name: &str, new_name: &str) -> Result<()> {
+        self.catalogue()?.rename(name, new_name)
+    }
+
+    /// Drops a keyspace: one commit, for any number of keys. Its handles return
+    /// [`Error::KeyspaceDropped`] from then on. The background deletes the keys, in commits of
+    /// up to 1,024, and goes on after a crash or a reopening; in a store without threads
+    /// [`run_compaction_now`](Self::run_compaction_now) does it. It works on a full device.
+    ///
+    /// ```
+    /// # use hightower_engine::{Error, KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let jobs = engine.create_keyspace("jobs", KeyspaceOptions::default())?;
+    /// engine.drop_keyspace("jobs")?;
+    /// assert!(matches!(jobs.put("1", ""), Err(Error::KeyspaceDropped { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceNotFound`], and as [`put`](Self::put).
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.catalogue()?.drop_keyspace(name)
+    }
+
+    pub(crate) fn catalogue(&self) -> Result<&Catalogue> {
+        self.store.check_not_forked()?;
+        Ok(&self.keyspaces)
+    }
+}
