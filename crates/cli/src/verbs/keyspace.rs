@@ -94,7 +94,7 @@ struct Listed<'a> {
 }
 
 #[derive(Serialize)]
-struct Changed<'a> {
+struct KeyspaceChanged<'a> {
     outcome: &'static str,
     name: &'a str,
 }
@@ -122,7 +122,7 @@ impl Args {
                 ("dropped", name)
             }
         };
-        session.screen.answer(&Changed { outcome, name }, || format!("{outcome} {name}"))?;
+        session.screen.answer(&KeyspaceChanged { outcome, name }, || format!("{outcome} {name}"))?;
         Ok(Exit::Done)
     }
 }
