@@ -259,7 +259,7 @@ impl SequentialReads {
         let is_near = offset.wrapping_sub(stream.offset) <= Self::NEAR_BYTES;
         stream.offset = offset;
         if !is_near {
-            (stream.run, stream.ahead) = (0, ReadAhead::default());
+            (stream.run, stream.ahead) = (0, ReadAhead::from(offset));
         } else if stream.run < Self::RUN {
             stream.run += 1;
         } else if stream.ahead.is_due(offset) {
@@ -288,7 +288,7 @@ impl SequentialReads {
         if victim.run > 0 {
             victim.run -= 1;
         } else {
-            *victim = Stream { segment, offset, ..Stream::default() };
+            *victim = Stream { segment, offset, run: 0, ahead: ReadAhead::from(offset) };
         }
         false
     }

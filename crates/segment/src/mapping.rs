@@ -33,7 +33,9 @@ use parking_lot::Mutex;
 use crate::access::Access;
 use crate::mutants::planted;
 pub use advice::Pages;
-use advice::{forget_huge_pages, forget_pages, keep_pages_small, populate, wish_for_huge_pages};
+use advice::{
+    are_in_memory, forget_huge_pages, forget_pages, keep_pages_small, populate, tells_pages, wish_for_huge_pages,
+};
 use file_use::MapUse;
 pub(crate) use file_use::WriterUse;
 pub(crate) use fork_guard::FORKED;
@@ -89,6 +91,8 @@ struct FileMaps {
     /// more.
     _mapped: Option<MapUse>,
     reading: MmapRaw,
+    /// Whether the system tells this process which pages of the file are in memory.
+    tells_pages: bool,
     /// The number of readers that read the whole file from front to back.
     in_order: Mutex<u32>,
     /// The writer's map, for a file open for appends.
@@ -145,7 +149,8 @@ impl Mapping {
             Access::Write if permit.is_enforced() => return Err(io::ErrorKind::InvalidInput.into()),
             _ => None,
         };
-        if file.metadata()?.len() < len_bytes as u64 {
+        let metadata = file.metadata()?;
+        if metadata.len() < len_bytes as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut options = MmapOptions::new();
@@ -162,7 +167,8 @@ impl Mapping {
         };
         writing.iter().for_each(keep_pages_small);
         let (base, target) = (reading.as_ptr(), writing.as_ref().map_or(std::ptr::null_mut(), MmapRaw::as_mut_ptr));
-        let maps = FileMaps { reading, in_order: Mutex::new(0), writing, _mapped: mapped };
+        let tells_pages = tells_pages(&metadata);
+        let maps = FileMaps { reading, tells_pages, in_order: Mutex::new(0), writing, _mapped: mapped };
         Ok(Self::new((base, target), len_bytes, access, Backing::File(maps)))
     }
 
@@ -466,17 +472,29 @@ impl Mapping {
         }
     }
 
-    /// Starts reading a range into memory, without waiting. A part behind the end is ignored.
+    /// Starts reading a range into memory, without waiting, unless all of it is there. A part
+    /// behind the end is ignored. Returns whether it asked the system to read.
+    ///
+    /// The system takes 20 µs to find that 64 KiB are in memory already, when it is asked to read
+    /// them, and half a microsecond, when it is asked only that.
     ///
     /// # Errors
     ///
     /// Those of the system. An error affects only speed.
-    pub fn will_need(&self, range: Range<usize>) -> io::Result<()> {
-        let Backing::File(maps) = &self.backing else { return Ok(()) };
+    pub fn will_need(&self, range: Range<usize>) -> io::Result<bool> {
+        let Backing::File(maps) = &self.backing else { return Ok(false) };
         let page_bytes = rustix::param::page_size();
         let start = range.start / page_bytes * page_bytes;
         let end = range.end.min(self.len);
-        if start >= end { Ok(()) } else { maps.reading.advise_range(memmap2::Advice::WillNeed, start, end - start) }
+        if start >= end {
+            return Ok(false);
+        }
+        let tells_pages = maps.tells_pages && !planted("pages_in_memory_are_read");
+        if tells_pages && (are_in_memory(&maps.reading, start..end) || planted("missing_pages_are_not_read")) {
+            return Ok(false);
+        }
+        maps.reading.advise_range(memmap2::Advice::WillNeed, start, end - start)?;
+        Ok(true)
     }
 
     /// Makes the content of the range at the begin of the call durable, in whole pages. The file's

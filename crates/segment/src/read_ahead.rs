@@ -2,9 +2,10 @@
 //!
 //! The readers' maps have the advice "random", so that a lookup reads only the pages of its record.
 //! A reader of a whole segment from front to back holds an [`InOrder`]; while it lives, the kernel
-//! reads ahead. A scan may end soon, so it first requests windows ([`ReadAhead`]): a small one, so
-//! that a scan of a few records reads little, then each twice as long as the previous one. After
-//! the longest window, the scan counts as a reader of the whole segment, because windows come in
+//! reads ahead. A scan may end soon, so after some pages it requests windows ([`ReadAhead`]): a
+//! small one, so that a scan of few records reads little, then each twice as long as the previous
+//! one. Windows that are in memory cost a question to the system and no request. After the longest
+//! window, the scan counts as a reader of the whole segment, because windows come in
 //! single small pages, which cost three times the processor time of the kernel's own read-ahead in
 //! large pages.
 
@@ -19,6 +20,9 @@ const LONGEST_WINDOW_BYTES: u32 = 512 << 10;
 /// The kernel cuts a longer request, without an error, to the larger of the file's read-ahead size
 /// and the device's longest request. Both are rarely below this.
 const WISH_BYTES: u32 = 128 << 10;
+/// A scan requests its first window after this many bytes. Most short scans end before, and two
+/// pages are soon read.
+const FIRST_WINDOW_AFTER_BYTES: u32 = 8 << 10;
 /// A reader that has read this many bytes of a segment counts as a reader of the whole segment.
 const LOOK_BYTES: u32 = FIRST_WINDOW_BYTES / 2;
 
@@ -41,6 +45,15 @@ impl Drop for ReadAhead {
 }
 
 impl ReadAhead {
+    /// The state of a reader that begins at `offset`. It requests its first window 8 KiB behind it.
+    #[must_use]
+    pub fn from(offset: u32) -> Self {
+        let after_bytes = if planted("short_scans_ask_for_windows") { 0 } else { FIRST_WINDOW_AFTER_BYTES };
+        let mut ahead = Self::default();
+        ahead.next_at = offset.saturating_add(after_bytes);
+        ahead
+    }
+
     /// Ends its state as a reader of the whole segment, if it is one.
     fn end(&mut self) {
         if let Some(segment) = self.in_order.take().and_then(|segment| segment.upgrade()) {
@@ -61,12 +74,13 @@ impl ReadAhead {
         offset >= self.next_at
     }
 
-    /// The next window for a reader at `offset`, which always has one to two windows ahead of it.
+    /// The next window for a reader at `offset`, which then always has half a window or more ahead
+    /// of it.
     fn next_window(&mut self, offset: u32) -> Range<u32> {
         self.window_bytes = (self.window_bytes * 2).clamp(FIRST_WINDOW_BYTES, LONGEST_WINDOW_BYTES);
         let from = self.asked_to.max(offset);
         self.asked_to = from.saturating_add(self.window_bytes);
-        self.next_at = self.asked_to.saturating_sub(self.window_bytes).max(offset.saturating_add(1));
+        self.next_at = self.asked_to.saturating_sub(self.window_bytes / 2).max(offset.saturating_add(1));
         from..self.asked_to
     }
 }
@@ -194,7 +208,9 @@ mod tests {
 
     #[test]
     fn windows_grow_and_stay_ahead() {
-        let mut ahead = ReadAhead::default();
+        let mut ahead = ReadAhead::from(64);
+        assert!(!ahead.is_due(8 << 10), "a short scan requests nothing");
+        ahead.next_at = 0;
         let mut windows = Vec::new();
         for offset in (64..64 << 20).step_by(1000) {
             while ahead.is_due(offset) {

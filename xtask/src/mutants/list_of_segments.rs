@@ -44,6 +44,21 @@ pub(super) const OF_SEGMENTS: &[Mutant] = &[
         &[read_ahead("a_long_scan_has")],
     ),
     caught(
+        "short_scans_ask_for_windows",
+        "a scan of a few pages requests no read-ahead",
+        &[plain("hightower-segment", "lib", "windows_grow_and_stay_ahead")],
+    ),
+    caught(
+        "pages_in_memory_are_read",
+        "nobody asks for pages that are in memory",
+        &[plain("hightower-segment", "lib", "only_pages_that_are_not_in_memory")],
+    ),
+    caught(
+        "missing_pages_are_not_read",
+        "pages that are not in memory are read ahead",
+        &[plain("hightower-segment", "lib", "only_pages_that_are_not_in_memory")],
+    ),
+    caught(
         "wishes_are_cut",
         "a read-ahead request is not longer than the kernel's limit",
         &[plain("hightower-segment", "lib", "no_wish_is_longer")],
