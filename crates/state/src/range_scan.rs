@@ -11,13 +11,13 @@
 //! [`RangeScan::visit`] is the fast path for callers that read all items in order: one guard covers
 //! the whole visit, so it borrows the index's keys without a copy.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::marker::PhantomData;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
 use hightower_index::{EntryRef, Guard, Map};
+use hightower_table::{EntryRun, TableEntry};
 
 use crate::bounds;
 use crate::change::EntryRecord;
@@ -70,14 +70,16 @@ pub(crate) trait ScanSource {
     fn map_in_place<'s>(&self, snapshot: &'s SnapshotRegistration) -> Option<&'s Map<IndexEntry>>;
 
     /// Reads visible entries from one end of the middle into a batch, until the batch has `items`
-    /// or [`MAX_BATCH_SCANNED`] entries have been read. Returns the last key read, or `None` at the
-    /// end.
+    /// or [`MAX_BATCH_SCANNED`] entries have been read; a block of a table is read to its end.
+    /// Returns `false` at the end of the middle; else it writes the last key that was read into
+    /// `last`, which is empty.
     fn fill(
         &mut self,
         batch: &mut ScanBatch,
         part: &ScanPart<'_>,
         guard: &Guard,
-    ) -> Result<Option<Vec<u8>>, Self::Error>;
+        last: &mut Vec<u8>,
+    ) -> Result<bool, Self::Error>;
 
     /// Called when the middle has changed by anything other than a fill.
     fn start_again(&mut self);
@@ -111,6 +113,8 @@ pub(crate) struct RangeScan<L, S> {
     front: ScanBatch,
     back: ScanBatch,
     batch_items: usize,
+    /// The last key of a fill, which keeps its memory.
+    last: Vec<u8>,
     /// The count of retirements when both batches were read.
     retirements: u64,
 }
@@ -125,13 +129,15 @@ pub(crate) struct ScanMiddle {
 #[derive(Debug, Default)]
 pub(crate) struct ScanBatch {
     keys: Vec<u8>,
-    items: VecDeque<ScanItem>,
+    items: Vec<ScanItem>,
+    /// The number of items that this end has returned.
+    returned: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct ScanItem {
-    key_start: usize,
-    key_end: usize,
+    /// The place of the key among the batch's keys.
+    key: Range<usize>,
     version: Version,
 }
 
@@ -164,6 +170,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
             front: ScanBatch::default(),
             back: ScanBatch::default(),
             batch_items: FIRST_BATCH_ITEMS,
+            last: Vec::new(),
             retirements: 0,
         }
     }
@@ -186,10 +193,10 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         ahead: impl Fn(L),
     ) -> Result<Option<EntryInPlace<'_, L>>, S::Error> {
         self.check_retirements();
-        while self.batch(end).items.is_empty() && self.middle.is_some() {
+        while self.batch(end).is_empty() && self.middle.is_some() {
             self.fill(end, guard, &ahead)?;
         }
-        let from = if self.batch(end).items.is_empty() { end.other() } else { end };
+        let from = if self.batch(end).is_empty() { end.other() } else { end };
         let batch = self.batch(from);
         let Some(item) = batch.pop(from == end) else { return Ok(None) };
         if let Some(later) = batch.peek(from == end, ITEMS_AHEAD - 1) {
@@ -249,7 +256,7 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
                 return Ok(Visited::Some);
             }
             if let Some(map) = map
-                && self.front.items.is_empty()
+                && self.front.is_empty()
                 && self.middle.is_some()
             {
                 if let Some(visited) = self.visit_middle(map, &mut left, guard, &ahead, &mut visit) {
@@ -257,11 +264,23 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
                 }
                 continue;
             }
-            // Visits the items that either end has read ahead.
+            // Visits an item that either end has read ahead.
             left -= 1;
             let Some((key, record)) = self.next(RangeEnd::Front, guard, &ahead)? else { return Ok(Visited::All) };
             if visit(key, record).is_break() {
                 return Ok(Visited::Stopped);
+            }
+            // The guard of this visit keeps the locations of the batch.
+            while left > 0
+                && let Some(item) = self.front.pop(true)
+            {
+                left -= 1;
+                if let Some(later) = self.front.peek(true, ITEMS_AHEAD - 1) {
+                    ahead(later.location());
+                }
+                if visit(self.front.key(&item), EntryRecord::new(&item.version)).is_break() {
+                    return Ok(Visited::Stopped);
+                }
             }
         }
     }
@@ -348,19 +367,23 @@ impl<L: Location, S: ScanSource> RangeScan<L, S> {
         batch.clear();
         let (snapshot, items, live_only) = (&self.snapshot, self.batch_items, self.live_only);
         let part = ScanPart { snapshot, middle: &middle, end, items, live_only };
-        let filled = self.source.fill(batch, &part, guard);
-        let last = filled.inspect_err(|_| {
+        self.last.clear();
+        let filled = self.source.fill(batch, &part, guard, &mut self.last);
+        let has_more = filled.inspect_err(|_| {
             self.front.clear();
             self.back.clear();
         })?;
-        let ScanMiddle { from, to } = middle;
         self.batch_items = (self.batch_items * 2).min(MAX_BATCH_ITEMS);
-        self.middle = last.map(|last| match end {
-            RangeEnd::Front => ScanMiddle { from: Bound::Excluded(last), to },
-            RangeEnd::Back => ScanMiddle { from, to: Bound::Excluded(last) },
-        });
+        if has_more {
+            let mut middle = middle;
+            match end {
+                RangeEnd::Front => exclude(&mut middle.from, &self.last),
+                RangeEnd::Back => exclude(&mut middle.to, &self.last),
+            }
+            self.middle = Some(middle);
+        }
         // This comes last, because it runs the caller's code.
-        self.batch(end).items.iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
+        self.batch(end).left().iter().take(ITEMS_AHEAD).for_each(|item| ahead(item.location()));
         Ok(())
     }
 }
@@ -377,15 +400,16 @@ impl ScanSource for OneMemtable {
         batch: &mut ScanBatch,
         part: &ScanPart<'_>,
         guard: &Guard,
-    ) -> Result<Option<Vec<u8>>, Infallible> {
+        last: &mut Vec<u8>,
+    ) -> Result<bool, Infallible> {
         let map = match self {
             Self::Active => &part.snapshot.view.active.map,
             Self::Other(memtable) => &memtable.map,
         };
         let range = map.range(borrow(&part.middle.from), borrow(&part.middle.to), guard);
         Ok(match part.end {
-            RangeEnd::Front => scan(batch, part, range, guard),
-            RangeEnd::Back => scan(batch, part, range.rev(), guard),
+            RangeEnd::Front => scan(batch, part, range, guard, last),
+            RangeEnd::Back => scan(batch, part, range.rev(), guard, last),
         })
     }
 
@@ -393,25 +417,26 @@ impl ScanSource for OneMemtable {
     fn start_again(&mut self) {}
 }
 
-/// Reads visible entries into a batch until it is full. Returns the last key that was read, or
-/// `None` at the end.
+/// Reads visible entries into a batch until it is full, as [`ScanSource::fill`] does.
 fn scan<'g>(
     batch: &mut ScanBatch,
     part: &ScanPart<'_>,
     entries: impl Iterator<Item = EntryRef<'g, IndexEntry>>,
     guard: &'g Guard,
-) -> Option<Vec<u8>> {
+    last: &mut Vec<u8>,
+) -> bool {
     let mvcc = &part.snapshot.inner.mvcc;
     for (scanned, entry) in entries.enumerate() {
         let version = mvcc.at(entry.value(), part.snapshot.seq, guard);
         if let Some(version) = version.filter(|version| !part.live_only || !version.word.is_tombstone()) {
             batch.push(entry.key(), version);
         }
-        if batch.items.len() == part.items || scanned + 1 == MAX_BATCH_SCANNED {
-            return Some(entry.key().to_vec());
+        if batch.len() == part.items || scanned + 1 == MAX_BATCH_SCANNED {
+            last.extend_from_slice(entry.key());
+            return true;
         }
     }
-    None
+    false
 }
 
 /// The rest of the middle during a visit. Its drop writes it back, even if the visitor panics.
@@ -444,42 +469,69 @@ impl RangeEnd {
 }
 
 impl ScanBatch {
-    /// The number of items.
+    /// The items that are left.
+    fn left(&self) -> &[ScanItem] {
+        self.items.get(self.returned..).unwrap_or_default()
+    }
+
+    /// The number of items that are left.
     pub(crate) fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() - self.returned
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     pub(crate) fn push(&mut self, key: &[u8], version: Version) {
-        let key_start = self.keys.len();
+        let start = self.keys.len();
         self.keys.extend_from_slice(key);
-        self.items.push_back(ScanItem { key_start, key_end: self.keys.len(), version });
+        self.items.push(ScanItem { key: start..self.keys.len(), version });
+    }
+
+    /// Adds the keys of a run that have a version.
+    pub(crate) fn push_run(&mut self, run: EntryRun<'_>, version: impl Fn(&TableEntry) -> Option<Version>) {
+        let start = self.keys.len();
+        self.keys.extend_from_slice(run.bytes());
+        let item = |(key, entry): (Range<usize>, &TableEntry)| {
+            Some(ScanItem { key: start + key.start..start + key.end, version: version(entry)? })
+        };
+        self.items.reserve(run.len());
+        self.items.extend(run.places().filter_map(item));
     }
 
     /// The next item from this end's batch, or from the other end's.
     fn pop(&mut self, by_own_end: bool) -> Option<ScanItem> {
-        if by_own_end { self.items.pop_front() } else { self.items.pop_back() }
+        if !by_own_end {
+            return if self.is_empty() { None } else { self.items.pop() };
+        }
+        let item = self.items.get(self.returned).cloned()?;
+        self.returned += 1;
+        Some(item)
     }
 
     /// The item behind `skipped` others.
     fn peek(&self, by_own_end: bool, skipped: usize) -> Option<&ScanItem> {
-        self.items.get(if by_own_end { skipped } else { self.items.len().checked_sub(skipped + 1)? })
+        let left = self.left();
+        left.get(if by_own_end { skipped } else { left.len().checked_sub(skipped + 1)? })
     }
 
     fn key(&self, item: &ScanItem) -> &[u8] {
-        self.keys.get(item.key_start..item.key_end).unwrap_or_default()
+        self.keys.get(item.key.clone()).unwrap_or_default()
     }
 
     fn first_key(&self) -> Option<Vec<u8>> {
-        self.items.front().map(|item| self.key(item).to_vec())
+        self.left().first().map(|item| self.key(item).to_vec())
     }
 
     fn last_key(&self) -> Option<Vec<u8>> {
-        self.items.back().map(|item| self.key(item).to_vec())
+        self.left().last().map(|item| self.key(item).to_vec())
     }
 
     fn clear(&mut self) {
         self.keys.clear();
         self.items.clear();
+        self.returned = 0;
     }
 }
 
@@ -487,7 +539,7 @@ fn borrow(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
 }
 
-/// Makes a lower bound exclude `key`, and reuses its memory.
+/// Makes a bound exclude `key`, and reuses its memory.
 fn exclude(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
     let mut bytes = match std::mem::replace(bound, Bound::Unbounded) {
         Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,

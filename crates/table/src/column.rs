@@ -140,6 +140,14 @@ impl PackedColumn {
         self.least.wrapping_add(word >> (bit % 8) & self.mask)
     }
 
+    /// The number of set bits of a column of single bits.
+    fn ones(&self, block: &[u8], count: usize) -> u32 {
+        let (bytes, bits) = (count * self.width / 8, count * self.width % 8);
+        let whole = block.get(self.start..self.start + bytes).unwrap_or_default();
+        let last = block.get(self.start + bytes).map_or(0, |byte| byte & !(u8::MAX << bits));
+        whole.iter().map(|byte| byte.count_ones()).sum::<u32>() + last.count_ones()
+    }
+
     /// The least number.
     pub(crate) fn least(&self) -> u64 {
         self.least
@@ -150,8 +158,37 @@ impl PackedColumn {
         self.width == 0 && self.least == number
     }
 
+    /// Calls `set` with each of the targets and the number at its place.
+    #[inline(always)]
+    pub(crate) fn unpack<T>(&self, block: &[u8], targets: &mut [T], mut set: impl FnMut(&mut T, u64)) {
+        if self.width == 0 {
+            targets.iter_mut().for_each(|target| set(target, self.least));
+            return;
+        }
+        let bytes = block.get(self.start..).unwrap_or_default();
+        let mut bit = 0;
+        for target in targets {
+            let rest = bytes.get(bit / 8..).unwrap_or_default();
+            let word = rest.first_chunk().map_or_else(|| last_word(rest), |word| u64::from_le_bytes(*word));
+            set(target, self.least.wrapping_add(word >> (bit % 8) & self.mask));
+            bit += self.width;
+        }
+    }
+
+    /// The sum of the first `count` numbers; `None` if it is too large.
+    pub(crate) fn sum(&self, block: &[u8], count: usize) -> Option<u64> {
+        if self.width == 0 {
+            return self.least.checked_mul(count as u64);
+        }
+        (0..count).try_fold(0_u64, |sum, place| sum.checked_add(self.get(block, place)))
+    }
+
     /// The number of ones among the first `count` numbers; `None` if one is neither 0 nor 1.
     pub(crate) fn count_ones(&self, block: &[u8], count: usize) -> Option<usize> {
+        if self.width == 0 || (self.width, self.least) == (1, 0) {
+            let ones = usize::try_from(self.ones(block, count)).ok()?;
+            return (self.least <= 1).then_some(ones + usize::try_from(self.least).ok()? * count);
+        }
         (0..count).try_fold(0, |ones, place| match self.get(block, place) {
             0 => Some(ones),
             1 => Some(ones + 1),

@@ -7,6 +7,7 @@ use crate::error::{Damaged, TableError, damaged};
 use crate::leaf::DecodedLeaf;
 use crate::planted;
 use crate::reader::TableReader;
+use crate::run::{EntryRun, ScanDirection};
 
 /// The target of [`TableCursor::seek`], relative to a key.
 ///
@@ -28,8 +29,8 @@ pub enum SeekTo {
 
 /// A position in a table, or none.
 ///
-/// A cursor keeps a copy of one verified block and the full keys of that block: mostly some
-/// kilobytes, up to 2 MiB with the longest keys. After an error it has no position.
+/// A cursor keeps the keys and entries of one verified block: mostly some kilobytes, up to 2 MiB
+/// with the longest keys. After an error it has no position.
 ///
 /// ```
 /// use hightower_segment::{Fs, RealFs};
@@ -233,13 +234,28 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         self.leaf.offset
     }
 
+    /// The keys of the cursor's block from its position on, in one direction; `None` without a
+    /// position.
+    #[must_use]
+    #[inline]
+    pub fn run(&self, direction: ScanDirection) -> Option<EntryRun<'_>> {
+        self.place.map(|place| self.leaf.run(place, direction))
+    }
+
+    /// Moves over `count` keys of the run in that direction, at most to its last key.
+    #[inline]
+    pub fn skip_in_run(&mut self, count: usize, direction: ScanDirection) {
+        let last = self.leaf.len().saturating_sub(1);
+        self.place = self.place.map(|place| match direction {
+            ScanDirection::Forward => place.saturating_add(count).min(last),
+            ScanDirection::Backward => place.saturating_sub(count),
+        });
+    }
+
     /// Moves; after an error the cursor has no position.
     #[inline]
     fn within(&mut self, step: impl FnOnce(&mut Self) -> Result<Option<usize>, Damaged>) -> Result<bool, TableError> {
-        let moved = step(self).and_then(|place| {
-            place.map_or(Ok(()), |place| self.leaf.decode_to(place))?;
-            Ok(place)
-        });
+        let moved = step(self);
         self.place = *moved.as_ref().unwrap_or(&None);
         moved.map(|place| place.is_some()).map_err(|damage| self.table.corrupt(damage))
     }
@@ -257,12 +273,12 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         if place < self.leaf.len() {
             return Ok(Some(place));
         }
-        let next = self.leaf.offset + self.leaf.len_bytes();
+        let next = self.leaf.offset + self.leaf.len_bytes;
         let footer = self.table.footer();
         if next >= footer.leaves_end {
             return Ok(None);
         }
-        let previous_len = self.leaf.len_bytes();
+        let previous_len = self.leaf.len_bytes;
         self.table.read_ahead(self.leaf.offset, next);
         self.load(next)?;
         if u64::from(self.leaf.previous_len) != previous_len {
@@ -284,7 +300,7 @@ impl<R: Deref<Target = TableReader>> TableCursor<R> {
         let previous = previous.ok_or_else(|| damaged(offset, "a leaf before the first"))?;
         self.table.read_ahead(offset, previous);
         self.load(previous)?;
-        if self.leaf.offset + self.leaf.len_bytes() != offset {
+        if self.leaf.offset + self.leaf.len_bytes != offset {
             return Err(damaged(offset, "a leaf that does not follow the one before it"));
         }
         Ok(self.leaf.len().checked_sub(1))

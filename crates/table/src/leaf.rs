@@ -12,6 +12,7 @@ use crate::block::{self, FULL_BLOCK_BYTES, HEAD_LEN, LEAF_ENTRIES, common_prefix
 use crate::column::{PackedColumn, VarintReader, put_column};
 use crate::entry::{EntryKind, RecordPointer, TableEntry};
 use crate::error::{Damaged, damaged};
+use crate::run::{EntryRun, ScanDirection};
 
 /// The number of segments, counted from the block's least, whose entries may omit their offsets.
 const FOLLOWED_SEGMENTS: usize = 64;
@@ -135,13 +136,15 @@ impl LeafColumns {
         let suffix = reader.column(count)?;
         let shared = reader.column(count.checked_sub(1)?)?;
         let keys_at = reader.position();
-        let keys = (0..count).try_fold(keys_at as u64, |at, place| at.checked_add(suffix.get(block, place)))?;
-        let is_whole = keys == block.len() as u64;
+        let is_whole = suffix.sum(block, count)?.checked_add(keys_at as u64)? == block.len() as u64;
         is_whole.then_some(Self { count, version, length, kind, segment, moved, offset, suffix, shared, keys_at })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.count
+    /// The number of bytes of all full keys; `None` if it is too large.
+    fn key_bytes(&self, block: &[u8]) -> Option<usize> {
+        let shared = usize::try_from(self.shared.sum(block, self.count.checked_sub(1)?)?).ok()?;
+        let suffixes = block.len().checked_sub(self.keys_at)?;
+        shared.checked_add(suffixes).filter(|bytes| *bytes <= self.count * crate::MAX_KEY_LEN_BYTES)
     }
 
     /// The length of the prefix that the key at `place` shares with the previous key.
@@ -210,30 +213,29 @@ impl LeafColumns {
 }
 
 /// Iterates over the entries of a leaf in order.
-#[derive(Clone, Debug)]
 struct EntryWalk {
     place: usize,
     moved: usize,
     /// `None` if all offsets are stored.
-    follow: Option<Box<Follow>>,
+    follow: Option<Follow>,
 }
 
 impl EntryWalk {
     fn new(columns: &LeafColumns) -> Self {
         let least = u32::try_from(columns.segment.least()).unwrap_or(u32::MAX);
-        let follow = (!columns.moved.is_all(1)).then(|| Box::new(Follow::new(least)));
+        let follow = (!columns.moved.is_all(1)).then(|| Follow::new(least));
         Self { place: 0, moved: 0, follow }
     }
 
+    #[inline]
     fn advance(&mut self, columns: &LeafColumns, block: &[u8]) -> Option<TableEntry> {
         let place = self.place;
         self.place += 1;
         let Some(follow) = &mut self.follow else {
             return columns.entry_at(block, place, columns.offset.get(block, place));
         };
-        let segment = u32::try_from(columns.segment.get(block, place)).ok()?;
         let offset = if columns.moved.get(block, place) == 0 {
-            follow.next(segment)?
+            follow.next(u32::try_from(columns.segment.get(block, place)).ok()?)?
         } else {
             self.moved += 1;
             columns.offset.get(block, self.moved - 1)
@@ -244,21 +246,25 @@ impl EntryWalk {
     }
 }
 
-/// A verified copy of a leaf, whose full keys are built on demand.
-#[derive(Clone, Default)]
+/// All keys and entries of a verified leaf.
+#[derive(Clone)]
 pub(crate) struct DecodedLeaf {
-    block: Vec<u8>,
     /// The offset of the block in the file.
     pub(crate) offset: u64,
+    pub(crate) len_bytes: u64,
     pub(crate) previous_len: u32,
-    columns: LeafColumns,
-    /// The keys built so far, one after the other.
+    /// The keys, one after the other, and spare room.
     keys: Vec<u8>,
-    ends: Vec<usize>,
+    /// The start of each key, and the end of the last one.
+    starts: Vec<u32>,
     entries: Vec<TableEntry>,
-    /// The offset of the next key's suffix in the block.
-    suffix_at: usize,
-    walk: Option<EntryWalk>,
+}
+
+impl Default for DecodedLeaf {
+    fn default() -> Self {
+        let (keys, starts, entries) = (Vec::new(), vec![0], Vec::new());
+        Self { offset: 0, len_bytes: 0, previous_len: 0, keys, starts, entries }
+    }
 }
 
 impl fmt::Debug for DecodedLeaf {
@@ -268,82 +274,164 @@ impl fmt::Debug for DecodedLeaf {
 }
 
 impl DecodedLeaf {
-    /// Copies a verified block, which begins at `offset` of the file.
+    /// Decodes a verified block, which begins at `offset` of the file. After an error it has no
+    /// keys.
     pub(crate) fn load(&mut self, block: &[u8], head: block::BlockHead, offset: u64) -> Result<(), Damaged> {
-        let columns = LeafColumns::parse(block, head.count, offset)?;
-        self.block.clear();
-        self.block.extend_from_slice(block);
-        self.offset = offset;
-        self.previous_len = head.previous_len;
-        self.keys.clear();
-        self.ends.clear();
         self.entries.clear();
-        self.suffix_at = columns.keys_at;
-        self.walk = Some(EntryWalk::new(&columns));
-        self.columns = columns;
-        Ok(())
+        self.starts.clear();
+        let columns = LeafColumns::parse(block, head.count, offset)?;
+        (self.offset, self.len_bytes, self.previous_len) = (offset, block.len() as u64, head.previous_len);
+        self.decode_keys(&columns, block)
+            .ok_or_else(|| damaged(offset, "keys of a block that are not in ascending order"))?;
+        let decoded = self.decode_entries(&columns, block);
+        decoded.ok_or_else(|| {
+            self.entries.clear();
+            damaged(offset, "an entry with numbers that are too large")
+        })
+    }
+
+    /// One column after the other. `None` if a number is too large for its field.
+    fn decode_entries(&mut self, columns: &LeafColumns, block: &[u8]) -> Option<()> {
+        self.entries.resize(columns.count, TableEntry::default());
+        let entries = self.entries.as_mut_slice();
+        let mut is_in_range = true;
+        columns.version.unpack(block, entries, |entry, version| entry.version = version);
+        columns.length.unpack(block, entries, |entry, len_bytes| {
+            entry.len_bytes = low_half(len_bytes, &mut is_in_range);
+        });
+        columns.kind.unpack(block, entries, |entry, kind| {
+            is_in_range &= kind <= 1;
+            entry.kind = if kind == 0 { EntryKind::Set } else { EntryKind::Tombstone };
+        });
+        columns.segment.unpack(block, entries, |entry, segment| {
+            entry.pointer.segment = low_half(segment, &mut is_in_range);
+        });
+        if columns.moved.is_all(1) {
+            columns.offset.unpack(block, entries, |entry, offset| {
+                entry.pointer.offset = low_half(offset, &mut is_in_range);
+            });
+            return is_in_range.then_some(());
+        }
+        let mut follow = Follow::new(u32::try_from(columns.segment.least()).ok()?);
+        let (mut stored, mut follows) = (0, true);
+        columns.moved.unpack(block, entries, |entry, moved| {
+            let offset = if moved == 0 {
+                follow.next(entry.pointer.segment)
+            } else {
+                stored += 1;
+                Some(columns.offset.get(block, stored - 1))
+            };
+            follows &= offset.is_some();
+            entry.pointer.offset = low_half(offset.unwrap_or(0), &mut is_in_range);
+            follow.note(entry.pointer, entry.len_bytes);
+        });
+        (is_in_range && follows).then_some(())
+    }
+
+    fn decode_keys(&mut self, columns: &LeafColumns, block: &[u8]) -> Option<()> {
+        let room = columns.key_bytes(block)? + KEY_COPY_LEN;
+        if self.keys.len() < room {
+            // Each byte is written before it is read.
+            self.keys.resize(room, 0);
+        }
+        self.starts.resize(columns.count + 1, 0);
+        let (keys, (end, starts)) = (self.keys.as_mut_slice(), self.starts.split_last_mut()?);
+        // The key before lies between these two places.
+        let (mut before, mut at) = (0, 0);
+        let mut suffix_at = columns.keys_at;
+        for (place, start) in starts.iter_mut().enumerate() {
+            let shared = columns.shared(block, place);
+            let len = usize::try_from(columns.suffix.get(block, place)).ok()?;
+            if place > 0 {
+                let new = *block.get(suffix_at).filter(|_| len > 0)?;
+                let last_len = at - before;
+                if shared > last_len || shared < last_len && *keys.get(before + shared)? >= new {
+                    return None;
+                }
+            }
+            if shared + len > crate::MAX_KEY_LEN_BYTES {
+                return None;
+            }
+            *start = u32::try_from(at).ok()?;
+            copy_within(keys, before, at, shared)?;
+            copy_suffix(keys.get_mut(at + shared..)?, block, suffix_at, len)?;
+            suffix_at += len;
+            (before, at) = (at, at + shared + len);
+        }
+        *end = u32::try_from(at).ok()?;
+        Some(())
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.columns.len()
+        self.entries.len()
     }
 
-    pub(crate) fn len_bytes(&self) -> u64 {
-        self.block.len() as u64
-    }
-
+    /// The place of the first key at or above `target`, and whether it equals `target`.
     pub(crate) fn lower_bound(&self, target: &[u8]) -> (usize, bool) {
-        self.columns.lower_bound(&self.block, target)
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.key(middle) < target { low = middle + 1 } else { high = middle }
+        }
+        (low, low < self.len() && self.key(low) == target)
     }
 
-    /// Builds the full keys up to this place.
-    pub(crate) fn decode_to(&mut self, place: usize) -> Result<(), Damaged> {
-        let last = place.min(self.len().saturating_sub(1));
-        while self.ends.len() <= last {
-            self.decode_next()
-                .ok_or_else(|| damaged(self.offset, "keys of a block that are not in ascending order"))??;
-        }
-        Ok(())
-    }
-
-    fn decode_next(&mut self) -> Option<Result<(), Damaged>> {
-        let place = self.ends.len();
-        let shared = self.columns.shared(&self.block, place);
-        let suffix = self.columns.suffix(&self.block, place, self.suffix_at);
-        let start = place.checked_sub(2).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        let before = self.keys.get(start..).unwrap_or_default();
-        if place > 0 {
-            let (new, old) = (suffix.first()?, before.get(shared));
-            if shared > before.len() || old.is_some_and(|old| old >= new) {
-                return None;
-            }
-        }
-        if shared + suffix.len() > crate::MAX_KEY_LEN_BYTES {
-            return None;
-        }
-        self.keys.extend_from_within(start..start + shared);
-        self.keys.extend_from_slice(suffix);
-        self.suffix_at += suffix.len();
-        self.ends.push(self.keys.len());
-        let entry = self.walk.as_mut().and_then(|walk| walk.advance(&self.columns, &self.block));
-        let Some(entry) = entry else {
-            return Some(Err(damaged(self.offset, "an entry with numbers that are too large")));
-        };
-        self.entries.push(entry);
-        Some(Ok(()))
-    }
-
-    /// The key of a decoded place.
     #[inline]
     pub(crate) fn key(&self, place: usize) -> &[u8] {
-        let start = place.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        let end = self.ends.get(place).copied().unwrap_or(start);
-        self.keys.get(start..end).unwrap_or_default()
+        let Some([start, end, ..]) = self.starts.get(place..) else { return &[] };
+        self.keys.get(*start as usize..*end as usize).unwrap_or_default()
     }
 
-    /// The entry of a decoded place.
     #[inline]
     pub(crate) fn entry(&self, place: usize) -> TableEntry {
         self.entries.get(place).copied().unwrap_or_default()
     }
+
+    /// The keys from `place` to the end of the leaf, or to its beginning.
+    #[inline]
+    pub(crate) fn run(&self, place: usize, direction: ScanDirection) -> EntryRun<'_> {
+        let places = match direction {
+            ScanDirection::Forward => place..self.len(),
+            ScanDirection::Backward => 0..(place + 1).min(self.len()),
+        };
+        EntryRun::new(&self.keys, &self.starts, &self.entries, places, direction)
+    }
+}
+
+/// The lower half of a number that has to fit it.
+#[inline(always)]
+fn low_half(number: u64, is_in_range: &mut bool) -> u32 {
+    *is_in_range &= number >> 32 == 0;
+    #[allow(clippy::cast_possible_truncation, reason = "checked above")]
+    (number as u32)
+}
+
+/// The number of bytes that are copied at once, without a call, for a short part of a key.
+const KEY_COPY_LEN: usize = 16;
+
+/// Copies `len` bytes of `keys` from `from` to `to`, which lies behind them. Up to 16 bytes behind
+/// the copy get any content.
+#[inline(always)]
+fn copy_within(keys: &mut [u8], from: usize, to: usize, len: usize) -> Option<()> {
+    if len <= KEY_COPY_LEN {
+        let chunk: [u8; KEY_COPY_LEN] = *keys.get(from..)?.first_chunk()?;
+        *keys.get_mut(to..)?.first_chunk_mut()? = chunk;
+        return Some(());
+    }
+    let (done, rest) = keys.split_at_mut_checked(to)?;
+    rest.get_mut(..len)?.copy_from_slice(done.get(from..from + len)?);
+    Some(())
+}
+
+/// The same from `block`, which may end behind these bytes.
+#[inline(always)]
+fn copy_suffix(keys: &mut [u8], block: &[u8], from: usize, len: usize) -> Option<()> {
+    if len <= KEY_COPY_LEN
+        && let Some(chunk) = block.get(from..)?.first_chunk::<KEY_COPY_LEN>()
+    {
+        *keys.first_chunk_mut()? = *chunk;
+        return Some(());
+    }
+    keys.get_mut(..len)?.copy_from_slice(block.get(from..from + len)?);
+    Some(())
 }

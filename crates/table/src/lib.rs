@@ -92,6 +92,7 @@ mod point_entry;
 mod point_writer;
 mod range;
 mod reader;
+mod run;
 mod spill;
 mod writer;
 
@@ -105,9 +106,10 @@ pub use hash::TableHasher;
 pub use header::TABLE_VERSION;
 pub use hightower_log::limits::MAX_KEY_LEN_BYTES;
 pub use limits::{MAX_TABLE_LEN_BYTES, MAX_TABLE_SEGMENTS};
-pub use merge::{LevelMerge, MergeSource, ScanDirection};
+pub use merge::{LevelMerge, MergeSource};
 pub use range::TableRange;
 pub use reader::TableReader;
+pub use run::{EntryRun, ScanDirection};
 pub use writer::{MAX_TABLE_NAME_LEN_BYTES, TableOptions, TableProgress, TableSummary, TableWriter, UNFINISHED_SUFFIX};
 
 /// The README's example, run as a test.

@@ -2,23 +2,11 @@
 //! highest version, of those whose segment exists.
 
 use std::cmp::Ordering;
+use std::ops::Bound;
 
 use crate::entry::TableEntry;
 use crate::planted;
-
-/// The order of keys in a scan.
-///
-/// ```
-/// assert_eq!(hightower_table::ScanDirection::default(), hightower_table::ScanDirection::Forward);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ScanDirection {
-    /// Ascending.
-    #[default]
-    Forward,
-    /// Descending.
-    Backward,
-}
+use crate::run::{EntryRun, ScanDirection};
 
 /// A source of keys in order, each once: a table's range, a memtable, a merge of several sources.
 ///
@@ -60,6 +48,19 @@ pub trait MergeSource {
 
     /// The entry of that key.
     fn entry(&self) -> TableEntry;
+
+    /// The current key and those that follow it at hand, if the source has its keys so: a step to
+    /// them cannot fail. `None` otherwise, and without a current key.
+    ///
+    /// Example: [`EntryRun`].
+    #[inline]
+    fn run(&self) -> Option<EntryRun<'_>> {
+        None
+    }
+
+    /// Moves over `count` keys of the run, at most to its last key. Example: [`EntryRun`].
+    #[inline]
+    fn skip_in_run(&mut self, _count: usize) {}
 }
 
 impl<S: MergeSource + ?Sized> MergeSource for Box<S> {
@@ -75,6 +76,14 @@ impl<S: MergeSource + ?Sized> MergeSource for Box<S> {
 
     fn entry(&self) -> TableEntry {
         (**self).entry()
+    }
+
+    fn run(&self) -> Option<EntryRun<'_>> {
+        (**self).run()
+    }
+
+    fn skip_in_run(&mut self, count: usize) {
+        (**self).skip_in_run(count);
     }
 }
 
@@ -289,5 +298,25 @@ impl<S: MergeSource, F: Fn(u32) -> bool> MergeSource for LevelMerge<S, F> {
 
     fn entry(&self) -> TableEntry {
         self.heap.first().and_then(|level| self.sources.get(*level)).map(MergeSource::entry).unwrap_or_default()
+    }
+
+    /// The existing keys of the current level before the next key of any other.
+    fn run(&self) -> Option<EntryRun<'_>> {
+        let run = self.sources.get(*self.heap.first()?)?.run()?;
+        let next = self.first_child(0).and_then(|child| self.key_at(child));
+        let run = match next.filter(|_| !planted("table_runs_pass_other_levels")) {
+            // It has won over equal keys of other levels. The step from it skips those.
+            Some(next) if next == run.key(0) => run.first(1),
+            Some(next) => run.until(Bound::Excluded(next)),
+            None => run,
+        };
+        Some(run.existing(&self.exists))
+    }
+
+    /// Moves in the current level, which stays the first: the keys come before those of others.
+    fn skip_in_run(&mut self, count: usize) {
+        if let Some(source) = self.heap.first().and_then(|level| self.sources.get_mut(*level)) {
+            source.skip_in_run(count);
+        }
     }
 }

@@ -5,8 +5,9 @@ use std::ops::{Bound, Deref, RangeBounds};
 use crate::cursor::{SeekTo, TableCursor};
 use crate::entry::TableEntry;
 use crate::error::TableError;
-use crate::merge::{MergeSource, ScanDirection};
+use crate::merge::MergeSource;
 use crate::reader::TableReader;
+use crate::run::{EntryRun, ScanDirection};
 
 /// The keys between two bounds, ascending or descending.
 ///
@@ -138,6 +139,16 @@ impl<R: Deref<Target = TableReader>> MergeSource for TableRange<R> {
     #[inline]
     fn entry(&self) -> TableEntry {
         self.cursor.entry().unwrap_or_default()
+    }
+
+    #[inline]
+    fn run(&self) -> Option<EntryRun<'_>> {
+        Some(self.cursor.run(self.direction)?.until(self.to.as_ref().map(Vec::as_slice)))
+    }
+
+    #[inline]
+    fn skip_in_run(&mut self, count: usize) {
+        self.cursor.skip_in_run(count, self.direction);
     }
 }
 

@@ -61,6 +61,23 @@ fn above<'m>(model: &'m Model, key: &[u8], with: bool) -> Option<(&'m Vec<u8>, &
     model.range::<[u8], _>((start, Bound::Unbounded)).next()
 }
 
+/// All keys of a source by its runs, and whether each run begins with its current key.
+fn by_runs<S: MergeSource>(mut source: S) -> Vec<(Vec<u8>, TableEntry)>
+where
+    S::Error: std::fmt::Debug,
+{
+    let mut found = Vec::new();
+    while source.advance().unwrap() {
+        let run = source.run().unwrap();
+        assert_eq!(run.iter().next(), Some((source.key(), &source.entry())));
+        found.extend(run.iter().map(|(key, entry)| (key.to_vec(), *entry)));
+        let skipped = run.len() - 1;
+        source.skip_in_run(skipped);
+        assert_eq!(found.last().unwrap(), &(source.key().to_vec(), source.entry()));
+    }
+    found
+}
+
 fn all(table: &TableReader, direction: ScanDirection) -> Vec<(Vec<u8>, TableEntry)> {
     table.range::<&[u8]>(.., direction).map(Result::unwrap).collect()
 }
@@ -144,9 +161,71 @@ proptest! {
         let expected: Vec<_> = model.iter().filter(|(key, _)| is_in(key)).map(|(key, entry)| (key.clone(), *entry)).collect();
         let forward: Vec<_> = table.range(bounds.clone(), ScanDirection::Forward).map(Result::unwrap).collect();
         prop_assert_eq!(&forward, &expected);
+        prop_assert_eq!(&by_runs(table.range(bounds.clone(), ScanDirection::Forward)), &expected);
         let mut backward: Vec<_> = table.range(bounds.clone(), ScanDirection::Backward).map(Result::unwrap).collect();
+        prop_assert_eq!(&by_runs(table.range(bounds.clone(), ScanDirection::Backward)), &backward);
         backward.reverse();
         prop_assert_eq!(&backward, &expected);
+    }
+
+    #[test]
+    fn a_run_ends_where_it_is_told(model in models(), end in (0..3_u8, keys()), least in keys(), is_forward: bool) {
+        let (_, dir) = disk();
+        let table = table(&dir, &model);
+        let end = match &end {
+            (0, _) => Bound::Unbounded,
+            (1, key) => Bound::Included(key.as_slice()),
+            (_, key) => Bound::Excluded(key.as_slice()),
+        };
+        let (direction, bounds) = if is_forward {
+            (ScanDirection::Forward, (Bound::Unbounded, end))
+        } else {
+            (ScanDirection::Backward, (end, Bound::Unbounded))
+        };
+        let mut range = table.range(least.., direction);
+        while range.advance().unwrap() {
+            let run = range.run().unwrap();
+            let is_in = |key: &[u8]| std::ops::RangeBounds::<[u8]>::contains(&bounds, key);
+            let expected: Vec<_> = run.iter().take_while(|(key, _)| is_in(key)).collect();
+            prop_assert_eq!(&run.until(end).iter().collect::<Vec<_>>(), &expected);
+            let in_bytes = run.until(end).places().map(|(place, entry)| (&run.until(end).bytes()[place], entry));
+            prop_assert_eq!(in_bytes.collect::<Vec<_>>(), expected);
+            let skipped = run.len() - 1;
+            range.skip_in_run(skipped);
+        }
+    }
+
+    #[test]
+    fn runs_of_a_merge_are_its_next_steps(models in vec(models(), 1..4), gone in vec(1..4_u32, 0..2), is_forward: bool, skips in vec(0..40_usize, 1..20)) {
+        let (_, dir) = disk();
+        let tables: Vec<_> = models.iter().enumerate().map(|(level, model)| {
+            let name = format!("{level}.tbl");
+            write_as(&dir, &name, model, options()).unwrap();
+            TableReader::open(dir.as_ref(), &name).unwrap()
+        }).collect();
+        let direction = if is_forward { ScanDirection::Forward } else { ScanDirection::Backward };
+        let merge = || {
+            let sources = tables.iter().map(|table| table.range::<&[u8]>(.., direction)).collect();
+            LevelMerge::new(sources, direction, |segment| !gone.contains(&segment))
+        };
+        let mut steps = merge();
+        let mut stepped = Vec::new();
+        while steps.advance().unwrap() {
+            stepped.push((steps.key().to_vec(), steps.entry()));
+        }
+        prop_assert_eq!(&by_runs(merge()), &stepped);
+        // The same, with a part of each run.
+        let (mut runs, mut found) = (merge(), Vec::new());
+        for skip in skips.iter().cycle() {
+            if !runs.advance().unwrap() {
+                break;
+            }
+            let run = runs.run().unwrap();
+            let skipped = *skip.min(&(run.len() - 1));
+            found.extend(run.first(skipped + 1).iter().map(|(key, entry)| (key.to_vec(), *entry)));
+            runs.skip_in_run(skipped);
+        }
+        prop_assert_eq!(found, stepped);
     }
 
     #[test]

@@ -70,6 +70,16 @@ pub(super) const OF_TABLE: &[Mutant] = &[
         &[property("a_merge_by_version")],
     ),
     caught(
+        "table_runs_pass_other_levels",
+        "a run of a merge ends before the next key of another level",
+        &[property("runs_of_a_merge")],
+    ),
+    caught(
+        "table_runs_ignore_segments",
+        "a run of a merge has only entries whose segment exists",
+        &[property("runs_of_a_merge")],
+    ),
+    caught(
         "table_gone_segments_hide",
         "an entry whose segment does not exist hides nothing",
         &[property("a_merge_gives")],

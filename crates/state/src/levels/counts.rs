@@ -142,7 +142,7 @@ impl<L: Location> LeveledKvState<L> {
         // Before the merge, which leaves an empty memtable out: a commit may fill it in between.
         // Then its entries count as visible ones of lower levels, which only hides less.
         let first_lower = usize::from(!snapshot.view.active.map.is_empty());
-        let mut merge = whole_merge::<L>(&snapshot);
+        let mut merge = whole_merge::<L>(&snapshot)?;
         while merge.advance()? {
             let entry = merge.entry();
             let is_lower = merge.level().is_some_and(|level| level >= first_lower);

@@ -5,7 +5,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_index::{Guard, Map, pin};
-use hightower_table::{LevelMerge, MergeSource, ScanDirection, TableEntry, TableError, TableRange, TableReader};
+use hightower_table::{
+    EntryRun, LevelMerge, MergeSource, ScanDirection, SeekTo, TableCursor, TableEntry, TableError, TableReader,
+};
 
 use crate::change::EntryRecord;
 use crate::entry::IndexEntry;
@@ -30,7 +32,7 @@ pub(crate) type Merge<L> = LevelMerge<LevelSource<L>, fn(u32) -> bool>;
 
 pub(crate) enum LevelSource<L> {
     Memtable(Box<MemtableSource<L>>),
-    Table(Box<TableSource>),
+    Table(TableSource),
 }
 
 /// The entries of a memtable in key order, tombstones included. It is a level of a merge, and the
@@ -46,10 +48,13 @@ pub struct MemtableSource<L> {
     entry: TableEntry,
 }
 
-/// The entries of a table that exist.
+/// The entries of a table that exist, from one end of a middle on.
 pub(crate) struct TableSource {
-    range: TableRange<Arc<TableReader>>,
+    cursor: TableCursor<Arc<TableReader>>,
+    direction: ScanDirection,
     segments: SegmentSet,
+    /// Whether the cursor is at the next entry already.
+    is_at_next: bool,
 }
 
 impl<L> Default for AllLevels<L> {
@@ -70,29 +75,43 @@ impl<L: Location> ScanSource for AllLevels<L> {
         batch: &mut ScanBatch,
         part: &ScanPart<'_>,
         guard: &Guard,
-    ) -> Result<Option<Vec<u8>>, TableError> {
+        last: &mut Vec<u8>,
+    ) -> Result<bool, TableError> {
         if part.snapshot.view.lower.is_none() {
-            let Ok(last) = OneMemtable::Active.fill(batch, part, guard);
-            return Ok(last);
+            let Ok(more) = OneMemtable::Active.fill(batch, part, guard, last);
+            return Ok(more);
         }
         let merge = match part.end {
             RangeEnd::Front => &mut self.front,
             RangeEnd::Back => &mut self.back,
         };
-        let merge = merge.get_or_insert_with(|| merge_of(part));
-        for scanned in 1.. {
+        let merge = match merge {
+            Some(merge) => merge,
+            None => merge.insert(merge_of(part)?),
+        };
+        let version = |entry: &TableEntry| {
+            let record = record_of::<L>(entry).filter(|_| !(part.live_only && entry.is_tombstone()));
+            record.as_ref().map(version_of)
+        };
+        let mut scanned = 0;
+        while batch.len() < part.items && scanned < MAX_BATCH_SCANNED {
             if !merge.advance()? || is_beyond(part, merge.key()) {
-                break;
+                return Ok(false);
             }
-            let entry = merge.entry();
-            if let Some(record) = record_of::<L>(&entry).filter(|_| !(part.live_only && entry.is_tombstone())) {
-                batch.push(merge.key(), version_of(&record));
-            }
-            if batch.len() == part.items || scanned == MAX_BATCH_SCANNED {
-                return Ok(Some(merge.key().to_vec()));
+            let run = merge.run().map(|run| run.until(far_end(part)));
+            if let Some(run) = run.filter(|run| run.len() > 1) {
+                batch.push_run(run, version);
+                scanned += run.len();
+                merge.skip_in_run(run.len() - 1);
+            } else {
+                scanned += 1;
+                if let Some(version) = version(&merge.entry()) {
+                    batch.push(merge.key(), version);
+                }
             }
         }
-        Ok(None)
+        last.extend_from_slice(merge.key());
+        Ok(true)
     }
 
     fn start_again(&mut self) {
@@ -101,44 +120,54 @@ impl<L: Location> ScanSource for AllLevels<L> {
 }
 
 /// A forward merge of all levels of a snapshot, without empty memtables.
-pub(crate) fn whole_merge<L: Location>(snapshot: &Arc<SnapshotRegistration>) -> Merge<L> {
+pub(crate) fn whole_merge<L: Location>(snapshot: &Arc<SnapshotRegistration>) -> Result<Merge<L>, TableError> {
     let middle = ScanMiddle { from: Bound::Unbounded, to: Bound::Unbounded };
     merge_of(&ScanPart { snapshot, middle: &middle, end: RangeEnd::Front, live_only: false, items: 0 })
 }
 
-/// A merge of all levels over the middle, from one end.
-fn merge_of<L: Location>(part: &ScanPart<'_>) -> Merge<L> {
+/// A merge of all levels over the middle, from one end. Tables know only the end where they begin.
+fn merge_of<L: Location>(part: &ScanPart<'_>) -> Result<Merge<L>, TableError> {
     let view = &part.snapshot.view;
-    let memtables = view.memtables().filter(|memtable| !memtable.map.is_empty());
-    let memtables = memtables.map(|memtable| {
+    let tables = view.tables();
+    let mut sources = Vec::with_capacity(tables.len() + 1);
+    for memtable in view.memtables().filter(|memtable| !memtable.map.is_empty()) {
         let source = OneMemtable::Other(memtable.clone());
         let (from, to) = (borrow(&part.middle.from), borrow(&part.middle.to));
         let scan = RangeScan::new(source, Arc::clone(part.snapshot), from, to);
-        LevelSource::Memtable(Box::new(MemtableSource::new(scan, part.end)))
-    });
-    let direction = match part.end {
-        RangeEnd::Front => ScanDirection::Forward,
-        RangeEnd::Back => ScanDirection::Backward,
-    };
-    let tables = view.lower.iter().flat_map(|lower| {
-        lower.tables.iter().map(|table| {
-            let ScanMiddle { from, to } = part.middle;
-            let bounds = (from.as_ref(), to.as_ref());
-            let range = TableRange::new::<Vec<u8>>(Arc::clone(&table.reader), bounds, direction);
-            LevelSource::Table(Box::new(TableSource { range, segments: lower.segments.clone() }))
-        })
-    });
-    LevelMerge::new(memtables.chain(tables).collect(), direction, |_| true)
+        sources.push(LevelSource::Memtable(Box::new(MemtableSource::new(scan, part.end))));
+    }
+    if let Some(lower) = &view.lower {
+        for table in tables {
+            let source = TableSource::new(&table.reader, &lower.segments, part)?;
+            sources.push(LevelSource::Table(source));
+        }
+    }
+    Ok(LevelMerge::new(sources, direction_from(part.end), |_| true))
 }
 
-/// Whether a key lies beyond the far end of the middle. The scan's other end moves that end.
+fn direction_from(end: RangeEnd) -> ScanDirection {
+    match end {
+        RangeEnd::Front => ScanDirection::Forward,
+        RangeEnd::Back => ScanDirection::Backward,
+    }
+}
+
+/// The far end of the middle. The scan's other end moves it.
+fn far_end<'a>(part: &ScanPart<'a>) -> Bound<&'a [u8]> {
+    match part.end {
+        RangeEnd::Front => borrow(&part.middle.to),
+        RangeEnd::Back => borrow(&part.middle.from),
+    }
+}
+
+/// Whether a key lies beyond the far end of the middle.
 fn is_beyond(part: &ScanPart<'_>, key: &[u8]) -> bool {
-    match (part.end, &part.middle.to, &part.middle.from) {
-        (RangeEnd::Front, Bound::Included(to), _) => key > to.as_slice(),
-        (RangeEnd::Front, Bound::Excluded(to), _) => key >= to.as_slice(),
-        (RangeEnd::Back, _, Bound::Included(from)) => key < from.as_slice(),
-        (RangeEnd::Back, _, Bound::Excluded(from)) => key <= from.as_slice(),
-        _ => false,
+    match (part.end, far_end(part)) {
+        (RangeEnd::Front, Bound::Included(to)) => key > to,
+        (RangeEnd::Front, Bound::Excluded(to)) => key >= to,
+        (RangeEnd::Back, Bound::Included(from)) => key < from,
+        (RangeEnd::Back, Bound::Excluded(from)) => key <= from,
+        (_, Bound::Unbounded) => false,
     }
 }
 
@@ -184,30 +213,73 @@ impl<L: Location> MergeSource for MemtableSource<L> {
     }
 }
 
+impl TableSource {
+    /// The keys of the middle from one end on, and those behind its far end.
+    fn new(table: &Arc<TableReader>, segments: &SegmentSet, part: &ScanPart<'_>) -> Result<Self, TableError> {
+        let mut cursor = TableCursor::new(Arc::clone(table));
+        let direction = direction_from(part.end);
+        let is_there = match (part.end, &part.middle.from, &part.middle.to) {
+            (RangeEnd::Front, Bound::Unbounded, _) => cursor.seek_first()?,
+            (RangeEnd::Front, Bound::Included(from), _) => cursor.seek(from, SeekTo::AtOrAfter)?,
+            (RangeEnd::Front, Bound::Excluded(from), _) => cursor.seek(from, SeekTo::After)?,
+            (RangeEnd::Back, _, Bound::Unbounded) => cursor.seek_last()?,
+            (RangeEnd::Back, _, Bound::Included(to)) => cursor.seek(to, SeekTo::AtOrBefore)?,
+            (RangeEnd::Back, _, Bound::Excluded(to)) => cursor.seek(to, SeekTo::Before)?,
+        };
+        Ok(Self { cursor, direction, segments: segments.clone(), is_at_next: is_there })
+    }
+
+    /// Moves to the next entry, whether it exists or not.
+    #[inline]
+    fn step(&mut self) -> Result<bool, TableError> {
+        if std::mem::take(&mut self.is_at_next) {
+            return Ok(true);
+        }
+        match self.direction {
+            ScanDirection::Forward => self.cursor.advance(),
+            ScanDirection::Backward => self.cursor.retreat(),
+        }
+    }
+}
+
 impl MergeSource for TableSource {
     type Error = TableError;
 
+    #[inline]
     fn advance(&mut self) -> Result<bool, TableError> {
-        while self.range.advance()? {
-            if self.segments.contains(self.range.entry().pointer.segment) {
+        while self.step()? {
+            if self.segments.contains(self.entry().pointer.segment) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
+    #[inline]
     fn key(&self) -> &[u8] {
-        self.range.key()
+        self.cursor.key().unwrap_or_default()
     }
 
+    #[inline]
     fn entry(&self) -> TableEntry {
-        self.range.entry()
+        self.cursor.entry().unwrap_or_default()
+    }
+
+    #[inline]
+    fn run(&self) -> Option<EntryRun<'_>> {
+        Some(self.cursor.run(self.direction)?.existing(|segment| self.segments.contains(segment)))
+    }
+
+    #[inline]
+    fn skip_in_run(&mut self, count: usize) {
+        self.cursor.skip_in_run(count, self.direction);
     }
 }
 
 impl<L: Location> MergeSource for LevelSource<L> {
     type Error = TableError;
 
+    #[inline]
     fn advance(&mut self) -> Result<bool, TableError> {
         match self {
             Self::Memtable(memtable) => Ok(memtable.advance()?),
@@ -215,6 +287,7 @@ impl<L: Location> MergeSource for LevelSource<L> {
         }
     }
 
+    #[inline]
     fn key(&self) -> &[u8] {
         match self {
             Self::Memtable(memtable) => memtable.key(),
@@ -222,10 +295,27 @@ impl<L: Location> MergeSource for LevelSource<L> {
         }
     }
 
+    #[inline]
     fn entry(&self) -> TableEntry {
         match self {
             Self::Memtable(memtable) => memtable.entry(),
             Self::Table(table) => table.entry(),
+        }
+    }
+
+    #[inline]
+    fn run(&self) -> Option<EntryRun<'_>> {
+        match self {
+            Self::Memtable(memtable) => memtable.run(),
+            Self::Table(table) => table.run(),
+        }
+    }
+
+    #[inline]
+    fn skip_in_run(&mut self, count: usize) {
+        match self {
+            Self::Memtable(memtable) => memtable.skip_in_run(count),
+            Self::Table(table) => table.skip_in_run(count),
         }
     }
 }
