@@ -7,6 +7,7 @@
 //! | `options.rs`, `record.rs` | the options of a keyspace; the records of the catalogue |
 //! | `living.rs` | a keyspace in use: handles and commits see in it whether it was dropped |
 //! | `catalogue.rs` | which keyspaces there are: creating, renaming, clearing and dropping them |
+//! | `snapshots.rs` | snapshots of keyspaces |
 //! | `removal.rs` | deletes the keys of dropped keyspaces in the background |
 //! | `named.rs`, `handle.rs`, `traits.rs` | [`Keyspace`], the handle for callers; its calls; its traits |
 
@@ -18,6 +19,7 @@ mod named;
 mod options;
 mod record;
 mod removal;
+mod snapshots;
 mod stored_key;
 mod traits;
 

@@ -12,9 +12,7 @@ use hightower_state::{EntryRecord, KvState, LeveledRange, LeveledSnapshot, Looku
 use crate::bounds::KeyBounds;
 use crate::entry_key::EntryKey;
 use crate::error::Result;
-use crate::keyspace::{
-    CatalogueRecord, Keyspace, KeyspaceId, StoredBounds, StoredKey, is_stored_as_is, of_user, user_part,
-};
+use crate::keyspace::{KeyspaceId, StoredBounds, StoredKey, is_stored_as_is, of_user, user_part};
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::table::SequentialReads;
@@ -65,30 +63,6 @@ impl Snapshot {
         self
     }
 
-    /// The same moment, with reads that are about another keyspace. Also shows a keyspace that was
-    /// dropped since.
-    ///
-    /// ```
-    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let engine = SingleNodeEngine::open(dir.path())?;
-    /// let names = engine.create_keyspace("names", KeyspaceOptions::default())?;
-    /// names.put("1", "Ada")?;
-    /// let snapshot = engine.snapshot()?;
-    /// names.put("1", "Grace")?;
-    /// assert_eq!(snapshot.keyspace(&names)?.get("1")?.unwrap(), "Ada");
-    /// assert_eq!(snapshot.get("1")?, None);
-    /// # Ok::<(), hightower_engine::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Validation`](crate::Error::Validation) for a keyspace of another store.
-    pub fn keyspace<E>(&self, keyspace: &Keyspace<E>) -> Result<Self> {
-        keyspace.living().check_store(self.read.store_number)?;
-        Ok(self.clone().of(keyspace.id()))
-    }
-
     /// The seq of the latest commit that the snapshot shows.
     #[must_use]
     pub fn seq(&self) -> u64 {
@@ -122,29 +96,6 @@ impl Snapshot {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if the record does not verify.
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
         self.stored_value(&self.keyspace.stored(key.as_ref()))
-    }
-
-    /// The same moment, with reads that are about the keyspace that had this name then. Costs a
-    /// read.
-    ///
-    /// ```
-    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let engine = SingleNodeEngine::open(dir.path())?;
-    /// engine.create_keyspace("names", KeyspaceOptions::default())?.put("1", "Ada")?;
-    /// let snapshot = engine.snapshot()?;
-    /// engine.drop_keyspace("names")?;
-    /// assert_eq!(snapshot.keyspace_named("names")?.get("1")?.unwrap(), "Ada");
-    /// # Ok::<(), hightower_engine::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::KeyspaceNotFound`](crate::Error::KeyspaceNotFound);
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if its record does not verify.
-    pub fn keyspace_named(&self, name: &str) -> Result<Self> {
-        let record = CatalogueRecord::find(name, |key| self.clone().of(KeyspaceId::SYSTEM).get(key))?;
-        Ok(self.clone().of(record.id))
     }
 
     pub(crate) fn store_number(&self) -> u64 {
