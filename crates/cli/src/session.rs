@@ -138,6 +138,9 @@ impl Store {
             screen
                 .note(&format!("the last writer did not close the store: {dropped} of unfinished writes were dropped"));
         }
+        if let Some(damage) = &engine.open_report().recovery.history_damage {
+            screen.note(&format!("a part of the history is lost: {damage}"));
+        }
         if let TablesUse::Rebuilt { reason } = &engine.open_report().tables {
             let done = match engine.stats().tables.is_empty() {
                 false => "the tables were rebuilt from the log",

@@ -141,6 +141,16 @@ pub struct StoreConfig {
     /// open feed has not read is kept up to there, and a slower one ends with
     /// [`Error::HistoryLost`]. Zero keeps nothing. Default: 256 MiB.
     pub max_feed_lag_bytes: u64,
+    /// The history, in bytes: a change feed can begin at any commit in this many bytes at the end
+    /// of the log, also after the store was closed. Segments that compaction removes stay on disk
+    /// as long as they are needed for that. On a full device, and when less than an 8th of
+    /// [`max_disk_bytes`](Self::max_disk_bytes) is left, compaction gives the history up. A process
+    /// that opens the store with a smaller setting gives the rest up. Default: 0, which keeps
+    /// nothing.
+    pub history_bytes: u64,
+    /// The maximum age of the segments of that history. Maintenance gives older ones up when it
+    /// runs. Default: no maximum.
+    pub history_age: Option<Duration>,
     /// Maximum disk space of the store's files, in bytes. Above it, writes other than deletes are
     /// refused; batches that [may use the reserve](crate::Batch::use_reserve) may exceed it by an
     /// 8th. Default: no cap.
@@ -172,6 +182,8 @@ impl Default for StoreConfig {
             max_index_memory_bytes: None,
             max_transaction_bytes: 64 << 20,
             max_feed_lag_bytes: 256 << 20,
+            history_bytes: 0,
+            history_age: None,
             max_disk_bytes: None,
             recovery_mode: RecoveryMode::default(),
             read_only: false,
@@ -273,6 +285,8 @@ macro_rules! settings {
             max_index_memory_bytes, with_max_index_memory_bytes, u64, Some;
             max_transaction_bytes, with_max_transaction_bytes, u64, identity;
             max_feed_lag_bytes, with_max_feed_lag_bytes, u64, identity;
+            history_bytes, with_history_bytes, u64, identity;
+            history_age, with_history_age, Duration, Some;
             max_disk_bytes, with_max_disk_bytes, u64, Some;
             recovery_mode, with_recovery_mode, RecoveryMode, identity;
             read_only, with_read_only, bool, identity;

@@ -31,6 +31,8 @@ pub(crate) struct Turn {
     pub(crate) frozen: VecDeque<PendingFlush>,
     /// Files that older views may lead to.
     pub(crate) waiting: Vec<UnnamedFiles>,
+    /// Segments of the history that feeds no longer need, and that the manifest still names.
+    pub(crate) given_up: Vec<Arc<Segment>>,
     /// Removed segments that no view leads to, and whose files are still in use.
     pub(crate) retired: Vec<Arc<Segment>>,
 }

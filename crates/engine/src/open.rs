@@ -74,6 +74,8 @@ pub(crate) struct Opened {
     pub(crate) log: Option<(SegmentStore, CommitLog)>,
     /// The commits that the log holds.
     pub(crate) history: CommitHistory,
+    /// The segments that are kept as history, the oldest first.
+    pub(crate) retained: Vec<Arc<Segment>>,
     /// The lock, if the store is open for reading.
     pub(crate) lock: Option<ReadingLock>,
     /// The tables in use.
@@ -225,6 +227,7 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
     let time = StoreTime::resume(Arc::clone(&components.clock), &fold.segments);
     let stamp = time.stamp(max_version);
     store.set_next_len(config.idle_segment_len(fold.segments.live_bytes()));
+    let retained = recovery.retained().to_vec();
     let (appender, report) = recovery.finish(stamp)?;
     let last_seq = appender.next_seq().saturating_sub(1);
     fold.state.writer().resume(last_seq).map_err(|error| Error::Validation(error.to_string().into()))?;
@@ -241,6 +244,7 @@ fn start(surroundings: Surroundings, store: SegmentStore, recovery: Recovery, fo
         state: fold.state,
         segments: fold.segments,
         history: store.manifest().history,
+        retained,
         log: Some((store, log)),
         lock: None,
         config,
@@ -263,7 +267,7 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
         Fold::of(store.dir().as_ref(), &store.manifest().tables, store.segments(), store.report(), components, watch)?;
     let seq = store.manifest().next_seq.saturating_sub(1);
     fold.state.writer().resume(seq).map_err(|error| Error::Validation(error.to_string().into()))?;
-    let history = store.manifest().history.clone();
+    let (history, retained) = (store.manifest().history.clone(), store.retained().to_vec());
     let lock = Some(reading).filter(|_| !planted("reading_lock_dropped"));
     let report = OpenReport {
         recovery: store.into_report(),
@@ -278,6 +282,7 @@ fn open_for_reading(surroundings: Surroundings, watch: Watch<'_>) -> Result<Open
         segments: fold.segments,
         log: None,
         history,
+        retained,
         tables: fold.tables,
         config,
         components,

@@ -98,6 +98,13 @@ impl DiskQuota {
         self.allows(|| Ok::<_, Error>(0)).unwrap_or(false)
     }
 
+    /// Whether there is room for what is not needed: less than an 8th of the quota is left
+    /// otherwise.
+    pub(crate) fn has_room_to_spare(&self) -> bool {
+        let spared = self.max_bytes.map_or(0, |max| max / QUOTA_RESERVE_SHARE);
+        self.allows(|| Ok::<_, Error>(spared)).unwrap_or(false)
+    }
+
     /// Refuses a new segment for a commit of up to `len_bytes` if the quota is used up.
     pub(crate) fn check(&self, len_bytes: usize, demand: Demand) -> Result<()> {
         let Some(max) = self.max_bytes else { return Ok(()) };

@@ -55,6 +55,9 @@ pub struct Edit {
     /// Ids of sealed segments to remove. Their files stay until
     /// [`SegmentStore::release`](crate::SegmentStore::release).
     pub remove: Vec<u32>,
+    /// Whether removed segments with commits stay in the manifest as history, until
+    /// [`SegmentStore::give_up_retained`](crate::SegmentStore::give_up_retained).
+    pub retain: bool,
     /// The new list of tables, if it changes with the segments. As for
     /// [`SegmentStore::set_tables`](crate::SegmentStore::set_tables).
     pub tables: Option<NamedTables>,
@@ -273,28 +276,25 @@ pub(crate) fn install(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentErro
         SegmentEntry::of(segment.header(), state)
     });
     parts.manifest.edit(Form::Shortest, |manifest| {
-        let removed = edit.remove.iter().filter_map(|id| manifest.segment(*id));
-        ManifestEdit {
-            complete_after: removed.filter_map(last_seq).max().unwrap_or(0),
-            remove: edit.remove.clone(),
-            put: added.collect(),
-            tables: edit.tables.clone(),
-            ..ManifestEdit::default()
+        let (mut given_up, mut put) = (Vec::new(), added.collect::<Vec<_>>());
+        let mut complete_after = 0;
+        for entry in edit.remove.iter().filter_map(|id| manifest.segment(*id)) {
+            match entry.to_retained().filter(|_| edit.retain) {
+                Some(retained) => put.push(retained),
+                None => {
+                    given_up.push(entry.id);
+                    complete_after = complete_after.max(last_seq(entry).unwrap_or(0));
+                }
+            }
         }
+        ManifestEdit { complete_after, remove: given_up, put, tables: edit.tables.clone(), ..ManifestEdit::default() }
     })?;
     edit.add.iter().for_each(|added| added.segment.mark_sealed());
     Ok(())
 }
 
-/// The seq of the last commit of a sealed segment, if it has commits.
 fn last_seq(entry: &SegmentEntry) -> Option<u64> {
-    match entry.state {
-        SegmentState::Sealed { commits: 1.., .. } if planted("history_stays_complete") => None,
-        SegmentState::Sealed { commits: commits @ 1.., .. } => {
-            Some(entry.base_seq.saturating_add(u64::from(commits) - 1))
-        }
-        _ => None,
-    }
+    entry.last_seq().filter(|_| !planted("history_stays_complete"))
 }
 
 /// Checks that a list of tables can follow the current one.
@@ -321,7 +321,7 @@ fn check_edit(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {
     }
     for added in &edit.add {
         let id = added.segment.id();
-        if added.segment.kind() != SegmentKind::Compacted || manifest.segment(id).is_some() {
+        if added.segment.kind() != SegmentKind::Compacted || manifest.names_segment(id) {
             return Err(SegmentError::Invalid {
                 what: format!("segment {id} cannot be added: it is not a new compacted segment"),
             });
@@ -333,7 +333,7 @@ fn check_edit(parts: &StoreParts, edit: &Edit) -> Result<(), SegmentError> {
 /// See [`SegmentStore::abandon`](crate::SegmentStore::abandon).
 pub(crate) fn abandon(parts: &StoreParts, output: CompactedSegment) -> Result<(), SegmentError> {
     let id = output.segment.id();
-    if parts.manifest.lock().segment(id).is_some() {
+    if parts.manifest.lock().names_segment(id) {
         return Err(SegmentError::Invalid { what: format!("segment {id} is named in the manifest") });
     }
     let _preparing = parts.reserves.begin_preparing();
@@ -344,7 +344,7 @@ pub(crate) fn abandon(parts: &StoreParts, output: CompactedSegment) -> Result<()
 
 /// See [`SegmentStore::release`](crate::SegmentStore::release).
 pub(crate) fn release(parts: &StoreParts, segment: Arc<Segment>) -> Result<Released, SegmentError> {
-    if parts.manifest.lock().segment(segment.id()).is_some() {
+    if parts.manifest.lock().names_segment(segment.id()) {
         let what = format!("segment {} is still named in the manifest: install its removal first", segment.id());
         return Err(SegmentError::Invalid { what });
     }

@@ -32,6 +32,8 @@ pub struct Recovery {
     /// The segments, and the lengths of their files, which may reach past the valid records.
     pub(crate) files: Vec<(Arc<Segment>, Recovered)>,
     pub(crate) dropped: Vec<u32>,
+    pub(crate) retained: Vec<Arc<Segment>>,
+    pub(crate) lost_history: Vec<SegmentEntry>,
     pub(crate) lost: Option<LostCommits>,
     pub(crate) report: RecoveryReport,
 }
@@ -55,6 +57,13 @@ impl Recovery {
         &self.segments
     }
 
+    /// The segments that compaction has removed and that are kept as history, the oldest first.
+    /// They must not be replayed.
+    #[must_use]
+    pub fn retained(&self) -> &[Arc<Segment>] {
+        &self.retained
+    }
+
     /// The report of the recovery.
     #[must_use]
     pub fn report(&self) -> &RecoveryReport {
@@ -70,7 +79,7 @@ impl Recovery {
     /// [`SegmentError::Full`] or [`SegmentError::Io`]. The store's content is then unchanged, and
     /// it can be opened again.
     pub fn finish(self, stamp: Stamp) -> Result<(Appender, RecoveryReport), SegmentError> {
-        let Self { parts, segments, files, dropped, lost, report } = self;
+        let Self { parts, segments, files, dropped, lost_history, lost, report, .. } = self;
         // The manifest may state only synced pages as durable.
         for (segment, _) in files.iter().filter(|(_, recovered)| recovered.newly_sealed.is_some()) {
             if !planted("recovered_tail_not_synced") {
@@ -91,7 +100,8 @@ impl Recovery {
             newly.collect()
         };
         let edit = ManifestEdit {
-            remove: dropped.clone(),
+            remove: dropped.iter().copied().chain(lost_history.iter().map(|entry| entry.id)).collect(),
+            complete_after: lost_history.iter().filter_map(SegmentEntry::last_seq).max().unwrap_or(0),
             put: sealed(&parts.manifest.lock()),
             lost,
             max_version: report.max_version.max(stamp.max_version),

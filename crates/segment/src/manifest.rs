@@ -47,6 +47,9 @@ pub struct Manifest {
     pub history: CommitHistory,
     /// The live segments, by ascending id.
     pub segments: Vec<SegmentEntry>,
+    /// Segments of commits that compaction has removed and that are kept as history, by ascending
+    /// id. They are not part of the content.
+    pub retained: Vec<SegmentEntry>,
 }
 
 /// The kind of content of a directory.
@@ -94,6 +97,15 @@ pub enum SegmentState {
         /// Number of its commits; 0 in a compacted segment.
         commits: u32,
     },
+    /// Removed by compaction, and kept for readers that follow the log.
+    Retained {
+        /// The end of its records.
+        len_bytes: u32,
+        /// Number of its commands.
+        records: u64,
+        /// Number of its commits, 1 or more.
+        commits: u32,
+    },
 }
 
 impl Manifest {
@@ -111,6 +123,7 @@ impl Manifest {
             tables: NamedTables::default(),
             history: CommitHistory::default(),
             segments: Vec::new(),
+            retained: Vec::new(),
         }
     }
 
@@ -119,6 +132,28 @@ impl Manifest {
     pub fn segment(&self, id: u32) -> Option<&SegmentEntry> {
         let index = self.segments.binary_search_by_key(&id, |entry| entry.id).ok()?;
         self.segments.get(index)
+    }
+
+    /// The entry of a retained segment.
+    #[must_use]
+    pub fn retained(&self, id: u32) -> Option<&SegmentEntry> {
+        let index = self.retained.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        self.retained.get(index)
+    }
+
+    /// Whether the file of the segment with this id belongs to the store.
+    pub(crate) fn names_segment(&self, id: u32) -> bool {
+        self.segment(id).is_some() || self.retained(id).is_some() && !planted("history_is_garbage")
+    }
+
+    /// The history of the live segments alone, without the retained ones.
+    #[must_use]
+    pub fn history_of_content(&self) -> CommitHistory {
+        let mut history = self.history.clone();
+        if !planted("copies_promise_history") {
+            history.raise(self.retained.iter().filter_map(SegmentEntry::last_seq).max().unwrap_or(0));
+        }
+        history
     }
 
     /// Adds an entry at its place.
@@ -130,7 +165,8 @@ impl Manifest {
     /// The length of the encoding, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         let rows_len = self.tables.rows_len() + self.history.rows_len();
-        FIXED_LEN_BYTES + rows_len + self.segments.len() * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
+        let entries = self.segments.len() + self.retained.len();
+        FIXED_LEN_BYTES + rows_len + entries * ENTRY_LEN_BYTES + CHECK_LEN_BYTES
     }
 
     /// The manifest's bytes.
@@ -139,8 +175,9 @@ impl Manifest {
         let total = self.encoded_len();
         // Ids are `u32`, and the rows of lost commits are bounded, so all counts fit.
         #[allow(clippy::cast_possible_truncation, reason = "bounded, see above")]
-        let (segments, tables, lost) =
-            (self.segments.len() as u32, self.tables.newest_first.len() as u32, self.history.lost.len() as u32);
+        let entries = (self.segments.len() + self.retained.len()) as u32;
+        #[allow(clippy::cast_possible_truncation, reason = "bounded, see above")]
+        let (tables, lost) = (self.tables.newest_first.len() as u32, self.history.lost.len() as u32);
         let mut bytes = Vec::with_capacity(total);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
@@ -152,7 +189,7 @@ impl Manifest {
         bytes.extend_from_slice(&self.next_seq.to_le_bytes());
         bytes.extend_from_slice(&self.max_version.to_le_bytes());
         bytes.extend_from_slice(&self.next_segment_id.to_le_bytes());
-        bytes.extend_from_slice(&segments.to_le_bytes());
+        bytes.extend_from_slice(&entries.to_le_bytes());
         bytes.extend_from_slice(&self.next_table_id.to_le_bytes());
         bytes.extend_from_slice(&tables.to_le_bytes());
         bytes.extend_from_slice(&self.history.complete_after.to_le_bytes());
@@ -160,9 +197,8 @@ impl Manifest {
         bytes.extend_from_slice(&0_u32.to_le_bytes());
         self.tables.encode(&mut bytes);
         self.history.encode_rows(&mut bytes);
-        for entry in &self.segments {
-            entry.encode(&mut bytes);
-        }
+        self.segments.iter().for_each(|entry| entry.encode(&mut bytes));
+        self.retained.iter().for_each(|entry| entry.encode(&mut bytes));
         let check = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&check.to_le_bytes());
         bytes
@@ -198,6 +234,7 @@ impl Manifest {
             tables: NamedTables::default(),
             history: CommitHistory::default(),
             segments: Vec::new(),
+            retained: Vec::new(),
         };
         let count = reader.u32()? as usize;
         manifest.next_table_id = reader.u32()?;
@@ -216,10 +253,17 @@ impl Manifest {
         for _ in 0..count {
             let entry = SegmentEntry::decode(&mut reader)?;
             manifest.check_entry(&entry).map_err(|reason| reader.damaged(reason))?;
-            if manifest.segments.last().is_some_and(|last| last.id >= entry.id) {
+            if !manifest.retained.is_empty() && !entry.is_retained() {
+                return Err(reader.damaged("a live segment behind the retained ones"));
+            }
+            let list = if entry.is_retained() { &mut manifest.retained } else { &mut manifest.segments };
+            if list.last().is_some_and(|last| last.id >= entry.id) {
                 return Err(reader.damaged("segment ids out of order"));
             }
-            manifest.segments.push(entry);
+            list.push(entry);
+            if entry.is_retained() && manifest.segment(entry.id).is_some() {
+                return Err(reader.damaged("a segment that is both live and retained"));
+            }
         }
         manifest.check_tables().map_err(|reason| reader.damaged(reason))?;
         manifest.history.check(manifest.next_seq).map_err(|reason| reader.damaged(reason))?;
@@ -292,10 +336,36 @@ impl SegmentEntry {
         }
     }
 
+    pub(crate) fn is_retained(&self) -> bool {
+        matches!(self.state, SegmentState::Retained { .. })
+    }
+
+    /// The seq of the last commit of a sealed or retained segment, if it has commits.
+    #[must_use]
+    pub fn last_seq(&self) -> Option<u64> {
+        match self.state {
+            SegmentState::Sealed { commits: commits @ 1.., .. } | SegmentState::Retained { commits, .. } => {
+                Some(self.base_seq.saturating_add(u64::from(commits) - 1))
+            }
+            _ => None,
+        }
+    }
+
+    /// The entry after the segment was removed and retained; `None` if it has no commits.
+    pub(crate) fn to_retained(self) -> Option<Self> {
+        match self.state {
+            SegmentState::Sealed { len_bytes, records, commits: commits @ 1.. } => {
+                Some(Self { state: SegmentState::Retained { len_bytes, records, commits }, ..self })
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let (state, len_bytes, records, commits) = match self.state {
             SegmentState::Open => (1, 0, 0, 0),
             SegmentState::Sealed { len_bytes, records, commits } => (2, len_bytes, records, commits),
+            SegmentState::Retained { len_bytes, records, commits } => (3, len_bytes, records, commits),
         };
         let kind = match self.kind {
             SegmentKind::Append => 1,
@@ -328,6 +398,9 @@ impl SegmentEntry {
         let state = match (state, len_bytes, records, commits) {
             (1, 0, 0, 0) => SegmentState::Open,
             (2, 64.., ..) if u64::from(commits) <= commits_max => SegmentState::Sealed { len_bytes, records, commits },
+            (3, 64.., _, 1..) if u64::from(commits) <= commits_max => {
+                SegmentState::Retained { len_bytes, records, commits }
+            }
             _ => return Err(reader.damaged("an impossible state of a segment")),
         };
         if (reserved, reserved_too) != (0, 0) {

@@ -100,20 +100,27 @@ impl Manifest {
         match edit.remove.as_slice() {
             [] => {}
             [id] => {
-                if let Ok(at) = self.segments.binary_search_by_key(id, |entry| entry.id) {
-                    self.segments.remove(at);
-                }
+                remove_entry(&mut self.segments, *id);
+                remove_entry(&mut self.retained, *id);
             }
             many => {
                 let mut many = many.to_vec();
                 many.sort_unstable();
-                self.segments.retain(|entry| many.binary_search(&entry.id).is_err());
+                let stays = |entry: &SegmentEntry| many.binary_search(&entry.id).is_err();
+                self.segments.retain(stays);
+                self.retained.retain(stays);
             }
         }
         for entry in &edit.put {
-            match self.segments.binary_search_by_key(&entry.id, |other| other.id) {
-                Ok(at) => self.segments[at] = *entry,
-                Err(at) => self.segments.insert(at, *entry),
+            let list = if entry.is_retained() {
+                remove_entry(&mut self.segments, entry.id);
+                &mut self.retained
+            } else {
+                &mut self.segments
+            };
+            match list.binary_search_by_key(&entry.id, |other| other.id) {
+                Ok(at) => list[at] = *entry,
+                Err(at) => list.insert(at, *entry),
             }
         }
     }
@@ -214,6 +221,12 @@ impl ManifestEdit {
     }
 }
 
+fn remove_entry(list: &mut Vec<SegmentEntry>, id: u32) {
+    if let Ok(at) = list.binary_search_by_key(&id, |entry| entry.id) {
+        list.remove(at);
+    }
+}
+
 /// The bytes of the edit at an offset, if valid.
 fn edit_at(bytes: &[u8], at: usize, check: u32) -> Option<&[u8]> {
     let rest = bytes.get(at..).filter(|rest| rest.starts_with(&MAGIC))?;
@@ -253,6 +266,8 @@ mod tests {
         state: SegmentState::Open,
     };
 
+    const RETAINED: SegmentState = SegmentState::Retained { len_bytes: 100, records: 2, commits: 1 };
+
     fn tables() -> NamedTables {
         let table = |id| NamedTable { id, salt: 0x1817_1615_1413_1200 + u64::from(id), len_bytes: 5000 };
         let covered = CoveredPosition { segment: 2, offset: 100, next_seq: 9, compacted_below: 3 };
@@ -290,16 +305,55 @@ mod tests {
         assert_eq!(hex, golden);
     }
 
-    /// The same with lost commits, which only a whole manifest can record.
+    /// The same with lost commits, which only a whole manifest can record, and a retained segment.
     #[test]
     fn the_bytes_of_a_whole_manifest_are_the_golden_ones() {
         let (mut manifest, _) = edited();
-        manifest.apply(&ManifestEdit { lost: Some(LostCommits { from: 4, to: 60 }), ..ManifestEdit::default() });
+        let put = vec![SegmentEntry { state: RETAINED, ..ENTRY }];
+        manifest.apply(&ManifestEdit { lost: Some(LostCommits { from: 4, to: 60 }), put, ..ManifestEdit::default() });
         let bytes = manifest.encode();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = include_str!("../tests/golden/manifest_whole.txt").replace('\n', "");
         assert_eq!(hex, golden);
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+    }
+
+    /// A retained segment is not a live one, in a whole manifest as with edits.
+    #[test]
+    fn a_segment_is_live_then_retained_then_gone() {
+        let (mut manifest, mut bytes) = edited();
+        let (_, _, check) = Manifest::decode_whole(&bytes).unwrap();
+        let ids = |list: &[SegmentEntry]| list.iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let retained = manifest.segments[0].to_retained().unwrap();
+        let steps = [
+            (ManifestEdit { put: vec![retained], ..ManifestEdit::default() }, vec![2]),
+            (
+                ManifestEdit { put: vec![SegmentEntry { state: RETAINED, ..ENTRY }], ..ManifestEdit::default() },
+                vec![1, 2],
+            ),
+            (ManifestEdit { complete_after: 4, remove: vec![1], ..ManifestEdit::default() }, vec![2]),
+            (ManifestEdit { remove: vec![1, 2], ..ManifestEdit::default() }, vec![]),
+        ];
+        for (edit, expected) in steps {
+            let encoded = edit.encode(manifest.heading_after(&edit), check, bytes.len() as u64).unwrap();
+            bytes.extend_from_slice(&encoded);
+            manifest.apply(&edit);
+            assert_eq!((ids(&manifest.segments), ids(&manifest.retained)), (vec![], expected));
+            assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
+            assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest.clone()));
+        }
+        is_damaged(|manifest| manifest.retained.push(SegmentEntry { id: 2, state: RETAINED, ..ENTRY }));
+        is_damaged(|manifest| manifest.segments.insert(0, SegmentEntry { state: RETAINED, ..ENTRY }));
+    }
+
+    #[test]
+    fn what_is_retained_is_not_part_of_the_history_of_a_copy() {
+        let (mut manifest, _) = edited();
+        assert_eq!(manifest.history_of_content().complete_after, 3);
+        manifest.retained.push(SegmentEntry { state: RETAINED, ..ENTRY });
+        assert_eq!((manifest.history_of_content().complete_after, manifest.history.complete_after), (3, 3));
+        manifest.retained[0].base_seq = 8;
+        assert_eq!((manifest.history_of_content().complete_after, manifest.history.complete_after), (8, 3));
     }
 
     /// A whole manifest with this change is damaged.

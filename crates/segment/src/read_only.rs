@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::SegmentError;
 use crate::file_header::entry_from_header;
 use crate::fs::{Dir, Fs, Lock, LockKind};
-use crate::manifest::{Content, Manifest};
+use crate::manifest::{Content, Manifest, SegmentEntry};
 use crate::mutants::planted;
 use crate::names::segment_id;
 use crate::recovery::{Intent, Survey, read_manifest, refuse_unfinished, survey};
@@ -28,6 +28,7 @@ pub enum Tolerance {
 #[derive(Debug)]
 pub struct ReadOnlyStore {
     segments: Vec<Arc<Segment>>,
+    retained: Vec<Arc<Segment>>,
     report: RecoveryReport,
     manifest: Manifest,
     lock: Arc<dyn Lock>,
@@ -57,22 +58,31 @@ impl ReadOnlyStore {
             }
             Err(error) => return Err(error),
         };
-        let Survey { live, lost, mut report, .. } =
+        let Survey { live, retained, lost_history, lost, mut report, .. } =
             survey(opened.as_ref(), &names, &manifest, if salvage { Intent::Salvage } else { Intent::Look })?;
         report.damage.extend(damage);
         if let Some(lost) = lost {
             manifest.history.note_lost(lost);
         }
+        manifest.history.raise(lost_history.iter().filter_map(SegmentEntry::last_seq).max().unwrap_or(0));
         let is_held = !planted("reading_lock_dropped") && !planted("segments_outlive_the_lock");
         let hold = |segment: Segment| if is_held { segment.holding(&lock) } else { segment };
         let segments = live.into_iter().map(|found| Arc::new(hold(found.segment))).collect();
-        Ok(Self { dir: opened, segments, report, manifest, lock })
+        let retained = retained.into_iter().map(|segment| Arc::new(hold(segment))).collect();
+        Ok(Self { dir: opened, segments, retained, report, manifest, lock })
     }
 
     /// The segments, oldest first.
     #[must_use]
     pub fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
+    }
+
+    /// The segments that compaction has removed and that are kept as history, the oldest first. In
+    /// a salvage there are none.
+    #[must_use]
+    pub fn retained(&self) -> &[Arc<Segment>] {
+        &self.retained
     }
 
     /// The lock against writers, which every segment also holds.

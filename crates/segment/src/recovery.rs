@@ -44,6 +44,10 @@ pub(crate) struct Survey {
     pub(crate) live: Vec<Found>,
     /// Segments without a valid part.
     pub(crate) dropped: Vec<SegmentEntry>,
+    /// The retained segments, the oldest first.
+    pub(crate) retained: Vec<Segment>,
+    /// Retained segments that are missing or damaged, and those of earlier commits.
+    pub(crate) lost_history: Vec<SegmentEntry>,
     /// The seqs that the crash may have taken.
     pub(crate) lost: Option<LostCommits>,
     pub(crate) report: RecoveryReport,
@@ -110,7 +114,7 @@ fn has_lost_an_edit(dir: &dyn Dir, names: &[String], manifest: &Manifest) -> Res
     if manifest.segments.iter().all(|entry| entry.state != SegmentState::Open) {
         return Ok(false);
     }
-    let unnamed = names.iter().filter_map(|name| segment_id(name)).filter(|id| manifest.segment(*id).is_none());
+    let unnamed = names.iter().filter_map(|name| segment_id(name)).filter(|id| !manifest.names_segment(*id));
     for id in unnamed {
         let entry = entry_from_header(dir, id)?;
         let begins_there =
@@ -155,7 +159,14 @@ pub(crate) fn survey(
         garbage: garbage(names, manifest),
         ..RecoveryReport::default()
     };
-    let mut survey = Survey { live: Vec::new(), dropped: Vec::new(), lost: None, report };
+    let mut survey = Survey {
+        live: Vec::new(),
+        dropped: Vec::new(),
+        retained: Vec::new(),
+        lost_history: Vec::new(),
+        lost: None,
+        report,
+    };
     let mut open = Vec::new();
     for entry in &manifest.segments {
         let found = match find(dir, *entry, salvage) {
@@ -171,7 +182,11 @@ pub(crate) fn survey(
         match entry.state {
             SegmentState::Open => open.push(found),
             SegmentState::Sealed { .. } => survey.keep_sealed(found),
+            SegmentState::Retained { .. } => {}
         }
+    }
+    if !salvage {
+        survey.find_retained(dir, &manifest.retained)?;
     }
     survey.report.unclean = !open.is_empty();
     survey.recover(dir, open, manifest, intent)?;
@@ -184,7 +199,7 @@ pub(crate) fn survey(
 fn garbage(names: &[String], manifest: &Manifest) -> Vec<String> {
     let is_table = |id: u32| manifest.tables.newest_first.iter().any(|table| table.id == id);
     let named = |name: &String| {
-        segment_id(name).is_some_and(|id| manifest.segment(id).is_some()) || table_id(name).is_some_and(is_table)
+        segment_id(name).is_some_and(|id| manifest.names_segment(id)) || table_id(name).is_some_and(is_table)
     };
     let is_garbage =
         |name: &&String| is_garbage_when_unnamed(name) && !is_reserve(name) && !named(name) && !planted("garbage_kept");
@@ -203,11 +218,13 @@ pub(crate) fn find(dir: &dyn Dir, entry: SegmentEntry, salvage: bool) -> Result<
     let file_len = file.metadata().map_err(|error| SegmentError::io("look at", &path, error))?.len_bytes;
     let len = match entry.state {
         SegmentState::Open => u32::try_from(file_len).unwrap_or(u32::MAX),
-        SegmentState::Sealed { len_bytes, .. } if file_len < len_bytes.into() && !salvage => {
+        SegmentState::Sealed { len_bytes, .. } | SegmentState::Retained { len_bytes, .. }
+            if file_len < len_bytes.into() && !salvage =>
+        {
             let damage = Damage::Short { expected: len_bytes.into(), found: file_len };
             return Err(SegmentError::corrupt(&path, file_len, damage));
         }
-        SegmentState::Sealed { len_bytes, .. } => {
+        SegmentState::Sealed { len_bytes, .. } | SegmentState::Retained { len_bytes, .. } => {
             len_bytes.min(to_offset(usize::try_from(file_len).unwrap_or(usize::MAX)))
         }
     };
@@ -285,6 +302,32 @@ impl Survey {
             reason: None,
         });
         self.live.push(found);
+    }
+
+    /// Opens the retained segments. The history begins behind one that is missing or damaged.
+    fn find_retained(&mut self, dir: &dyn Dir, entries: &[SegmentEntry]) -> Result<(), SegmentError> {
+        for entry in entries {
+            match find(dir, *entry, false) {
+                Ok(Found { segment, .. }) => {
+                    if let SegmentState::Retained { commits, .. } = entry.state {
+                        segment.end_with(commits);
+                    }
+                    segment.raise_durable(segment.len_bytes());
+                    segment.mark_sealed();
+                    self.retained.push(segment);
+                }
+                Err(error) if error.is_shortage() => return Err(error),
+                Err(error) => {
+                    self.report.history_damage = Some(error);
+                    let end = entries.partition_point(|other| other.id <= entry.id);
+                    self.lost_history = entries.get(..end).unwrap_or_default().to_vec();
+                    self.retained.clear();
+                }
+            }
+        }
+        let names = self.lost_history.iter().map(|entry| segment_name(entry.id));
+        self.report.garbage.extend(names);
+        Ok(())
     }
 
     /// Finds the end of the log in the unsealed segments, which are in the order of their ids.

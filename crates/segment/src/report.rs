@@ -23,6 +23,8 @@ pub struct RecoveryReport {
     /// The store never assigned a version above this one, not even to a commit lost in the crash.
     /// Equal to `max_version` after a clean close.
     pub version_floor: u64,
+    /// The damage of a retained segment, if there is any. The history begins behind that segment.
+    pub history_damage: Option<SegmentError>,
     /// Damage that a salvaging open skipped; otherwise empty.
     pub damage: Vec<SegmentError>,
 }

@@ -134,7 +134,8 @@ impl SegmentStore {
             None if !options.create_if_missing => return Err(SegmentError::NoStore { dir: path.to_owned() }),
             None => create(fs.as_ref(), dir.as_ref(), &options, content)?,
         };
-        let Survey { live, dropped, lost, mut report } = survey(dir.as_ref(), &names, &manifest, Intent::Write)?;
+        let Survey { live, dropped, retained, lost_history, lost, mut report } =
+            survey(dir.as_ref(), &names, &manifest, Intent::Write)?;
         report.created = created;
         let before: Vec<_> =
             live.iter().map(|found| manifest.segment(found.entry.id).map(|entry| entry.state)).collect();
@@ -146,6 +147,8 @@ impl SegmentStore {
             segments: files.iter().map(|(segment, _)| Arc::clone(segment)).collect(),
             files,
             dropped: dropped.into_iter().map(|entry| entry.id).collect(),
+            retained: retained.into_iter().map(Arc::new).collect(),
+            lost_history,
             lost,
             report,
         };
@@ -333,6 +336,30 @@ impl SegmentStore {
         compacted::install(&self.parts, edit)
     }
 
+    /// Whether the removed segment with this id is [retained](Edit::retain).
+    #[must_use]
+    pub fn is_retained(&self, id: u32) -> bool {
+        self.parts.manifest.lock().retained(id).is_some()
+    }
+
+    /// Gives up retained segments. Their files stay until [`release`](Self::release). The log no
+    /// longer has all commits up to the last one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Full`], without a change; [`SegmentError::Io`] or
+    /// [`SegmentError::Poisoned`].
+    pub fn give_up_retained(&self, ids: &[u32]) -> Result<(), SegmentError> {
+        self.parts.manifest.edit(Form::Shortest, |manifest| {
+            let given_up: Vec<_> = ids.iter().filter_map(|id| manifest.retained(*id)).collect();
+            ManifestEdit {
+                complete_after: given_up.iter().filter_map(|entry| entry.last_seq()).max().unwrap_or(0),
+                remove: given_up.iter().map(|entry| entry.id).collect(),
+                ..ManifestEdit::default()
+            }
+        })
+    }
+
     /// The length of the reserve for compaction: of the longest output on a full device.
     #[must_use]
     pub fn compaction_reserve_len(&self) -> u32 {
@@ -424,7 +451,9 @@ impl SegmentStore {
     /// The state of the tail of the log.
     #[must_use]
     pub fn tail_stats(&self) -> TailStats {
-        let segments = self.parts.manifest.lock().segments.len();
+        let manifest = self.parts.manifest.lock();
+        let segments = manifest.segments.len() + manifest.retained.len();
+        drop(manifest);
         let (reserves, reserve_bytes) = self.parts.reserves.kept();
         let tail = self.parts.tail.lock();
         let left = |segment: &Segment| u64::from(segment.capacity_bytes().saturating_sub(segment.len_bytes()));

@@ -442,7 +442,7 @@ impl Wal {
         let remove: Vec<u32> = self.segments.iter().take_while(is_done).map(|segment| segment.id()).collect();
         if !remove.is_empty() {
             let count = remove.len();
-            self.store.install(&Edit { add: Vec::new(), remove, tables: None })?;
+            self.store.install(&Edit { add: Vec::new(), remove, ..Edit::default() })?;
             self.removed.extend(self.segments.drain(..count));
         }
         let mut failure = None;

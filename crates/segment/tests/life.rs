@@ -96,7 +96,7 @@ fn full_disk() {
         world.step(Step::SealPredecessors).unwrap();
         let open = open_of(&mut world);
         let ids: Vec<u32> = open.store.manifest().segments.iter().map(|entry| entry.id).take(3).collect();
-        open.store.install(&Edit { add: Vec::new(), remove: ids.clone(), tables: None }).unwrap();
+        open.store.install(&Edit { add: Vec::new(), remove: ids.clone(), ..Edit::default() }).unwrap();
         let (gone, kept): (Vec<_>, Vec<_>) = open.segments.drain(..).partition(|segment| ids.contains(&segment.id()));
         open.segments = kept;
         for segment in gone {
@@ -290,7 +290,7 @@ fn freed_files_are_removed() {
     let at = open.segments.iter().position(|segment| segment.id() == 1).unwrap();
     let first = open.segments.remove(at);
     assert!(matches!(open.store.release(Arc::clone(&first)), Err(SegmentError::Invalid { .. })), "still named");
-    open.store.install(&Edit { add: Vec::new(), remove: vec![first.id()], tables: None }).unwrap();
+    open.store.install(&Edit { add: Vec::new(), remove: vec![first.id()], ..Edit::default() }).unwrap();
     let reader = Arc::clone(&first);
     let Released::InUse(first) = open.store.release(first).unwrap() else { panic!("it has a reader") };
     assert_eq!(reader.entries().filter(Result::is_ok).count(), reader.entries().count());
@@ -298,7 +298,7 @@ fn freed_files_are_removed() {
     assert!(has_first());
     assert!(matches!(open.store.release(first).unwrap(), Released::Removed));
     assert!(!has_first());
-    assert!(open.store.install(&Edit { add: Vec::new(), remove: vec![99], tables: None }).is_err());
+    assert!(open.store.install(&Edit { add: Vec::new(), remove: vec![99], ..Edit::default() }).is_err());
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn sealed_segments_hold_no_file_open() {
         // The directory, its lock, the active segment, and its successor.
         assert!(open_files(&dir) < 8, "{} files are open", open_files(&dir));
         let first = held.remove(0);
-        store.install(&Edit { add: Vec::new(), remove: vec![first.id()], tables: None }).unwrap();
+        store.install(&Edit { add: Vec::new(), remove: vec![first.id()], ..Edit::default() }).unwrap();
         assert!(matches!(store.release(first).unwrap(), Released::Removed));
         (2000..2200).for_each(|version| put(&mut appender, version));
         appender.close(STAMP).unwrap();

@@ -163,7 +163,7 @@ fn reserves_outlive_the_store_on_a_full_device() -> Result<(), String> {
         let stamp = Stamp { max_version: 0, timestamp: 0 };
         let output = open.store.create_compacted(1024, 100, Purpose::Reclaim, stamp);
         let output = output.and_then(CompactedWriter::finish).map_err(error)?;
-        open.store.install(&Edit { add: vec![output], remove: Vec::new(), tables: None }).map_err(error)?;
+        open.store.install(&Edit { add: vec![output], remove: Vec::new(), ..Edit::default() }).map_err(error)?;
     }
     Ok(())
 }

@@ -11,6 +11,9 @@ const fn rule(filter: &'static str) -> Catcher {
 /// Random histories beside a plain model.
 const HISTORIES: Catcher = rule("every_history_is_told");
 
+/// Feeds that begin anywhere in what compaction has removed.
+const HISTORY: Catcher = rule("a_feed_begins_anywhere");
+
 /// Feeds in thousands of orders of the threads.
 const SCHEDULES: Catcher = Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", "feeds_") };
 
@@ -83,6 +86,12 @@ pub(super) const OF_FEED: &[Mutant] = &[
         "the manifest records which commits compaction has removed",
         &[rule("history_stays_lost_after_an_open"), ENGINE_CRASHES],
     ),
+    caught("history_is_garbage", "what is kept as history stays until it is given up", &[HISTORY]),
+    caught("history_without_bound", "the history has a bound in bytes", &[rule("the_history_is_bounded_in_bytes")]),
+    caught("history_without_age", "and one in age", &[rule("the_history_is_bounded_in_age")]),
+    caught("given_up_history_stays_named", "and then its files go", &[rule("the_history_is_bounded_in_bytes")]),
+    caught("history_fills_the_device", "the history gives way", &[rule("a_full_device_and_the_quota")]),
+    caught("copies_promise_history", "a copy has the content alone", &[rule("a_copy_has_no_history")]),
     caught(
         "lost_commits_forgotten",
         "and which commits a crash has taken",

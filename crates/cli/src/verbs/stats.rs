@@ -43,6 +43,8 @@ The figures:
   index        memory of the latest keys while the store is open, and its budget
   disk         disk space of the segments, including preallocated space
   tables       number of tables, and disk space of them
+  history      disk space of what compaction has removed and the log keeps for change feeds, and the
+               seq after which a feed can begin
   damaged table, flush failed, refuses writes
                what is wrong, if something is
   seq          the number of the latest commit, ascending with gaps; durable: the last commit that
@@ -71,6 +73,8 @@ struct Answer {
     segments: u64,
     tables: u64,
     table_bytes: u64,
+    history_bytes: u64,
+    oldest_seq: u64,
     latest_seq: u64,
     durable_seq: u64,
     latest_version: u64,
@@ -209,6 +213,8 @@ impl Answer {
             segments: stats.segments.len() as u64,
             tables: stats.tables.len() as u64,
             table_bytes: stats.tables.iter().map(|table| table.len_bytes).sum(),
+            history_bytes: stats.feeds.history_bytes,
+            oldest_seq: stats.feeds.oldest_seqno,
             latest_seq: stats.latest_seq,
             durable_seq: stats.durable_seq,
             latest_version: stats.latest_version,
@@ -254,6 +260,9 @@ impl Answer {
         }
         if let Some(reason) = &self.table_damage {
             rows.push(("damaged table", reason.clone()));
+        }
+        if self.history_bytes > 0 {
+            rows.push(("history", format!("{}, after seq {}", bytes(self.history_bytes), self.oldest_seq)));
         }
         if let Some(reason) = &self.flush_failure {
             rows.push(("flush failed", reason.clone()));

@@ -156,10 +156,11 @@ impl BackupSource<'_> {
             next_segment_id: of_store.next_segment_id,
             next_seq: of_store.next_seq.max(seq.saturating_add(1)),
             max_version,
-            history: of_store.history.as_of(seq, of_store.next_seq),
+            history: of_store.history_of_content().as_of(seq, of_store.next_seq),
             next_table_id: of_store.next_table_id,
             tables: NamedTables::default(),
             segments: parts.iter().map(BackupPart::entry).collect(),
+            retained: Vec::new(),
             store_id: of_store.store_id,
             content: of_store.content,
         };

@@ -210,7 +210,8 @@ impl CompactionRunner {
             self.sync.sync_all()?;
         }
         let tables = self.list_with(&marked, relocations.as_ref(), &outputs);
-        let edit = Edit { tables, add: outputs, remove: removed };
+        let retain = self.feeds.keeps_history() && self.has_room_for_history(store);
+        let edit = Edit { tables, add: outputs, remove: removed, retain };
         if let Err(failure) = store.install(&edit) {
             // After a poisoning failure the manifest on disk may already name the outputs, so they
             // stay.
@@ -225,7 +226,7 @@ impl CompactionRunner {
         let moved = (!has_table).then_some(&rewritten);
         let published = self.publish(turn, &mut marked, &edit, relocations, moved);
         let retired = published.map_err(|failure| self.store.poison().latch(&failure))?;
-        report.note_files(&retired, &edit.add);
+        report.note_files(&retired, &edit);
         self.free_retired(turn, store)?;
         Ok(report)
     }
@@ -303,7 +304,7 @@ impl CompactionRunner {
         drop(writer);
         moved.map_or(Ok(()), |moved| moves.forget(&moved.forgotten))?;
         self.tables.replace(current);
-        self.feeds.log().note_removed(&edit.remove);
+        self.feeds.log().note_removed(&edit.remove, edit.retain);
         step();
         let segments = retired.iter().map(|tracked| tracked.segment.id()).collect();
         turn.waiting.push(UnnamedFiles { views, segments, tables: Vec::new() });
@@ -321,10 +322,12 @@ impl CompactionRunner {
 
     /// Frees the files of removed segments that no reader holds.
     pub(crate) fn free_retired(&self, turn: &mut Turn, store: &SegmentStore) -> Result<()> {
+        let for_feeds = self.quota.is_kept() && !store.tail_stats().full;
+        self.feeds.give_up_removed(for_feeds, self.has_room_for_history(store), self.time.now_ms());
+        self.give_up_history(turn, store)?;
         if !turn.has_unfreed() {
             return Ok(());
         }
-        self.feeds.give_up_removed(self.quota.is_kept() && !store.tail_stats().full);
         // A replaced view or segment table is freed once all guards that could see it have ended.
         let _ended = synchronize(0);
         let is_unused =
@@ -333,7 +336,13 @@ impl CompactionRunner {
         while let Some(mut files) = unused.next() {
             if !files.segments.is_empty() {
                 let gone = self.read.segments.remove(&std::mem::take(&mut files.segments));
-                turn.retired.extend(gone.into_iter().map(|tracked| Arc::clone(&tracked.segment)));
+                for tracked in gone {
+                    let id = tracked.segment.id();
+                    // History that was given up meanwhile is there already.
+                    if !store.is_retained(id) && turn.retired.iter().all(|known| known.id() != id) {
+                        turn.retired.push(Arc::clone(&tracked.segment));
+                    }
+                }
             }
             while let Some(table) = files.tables.last() {
                 if let Err(error) = remove_if_there(store.dir().as_ref(), &table.file_name()) {
@@ -363,6 +372,24 @@ impl CompactionRunner {
         Ok(())
     }
 
+    /// Whether nothing needs the room of the history more.
+    fn has_room_for_history(&self, store: &SegmentStore) -> bool {
+        self.quota.has_room_to_spare() && !store.tail_stats().full
+    }
+
+    /// Removes from the manifest what is no longer needed of the history. After a failure, the next
+    /// call tries again.
+    fn give_up_history(&self, turn: &mut Turn, store: &SegmentStore) -> Result<()> {
+        let given_up = self.feeds.log().take_given_up();
+        turn.given_up.extend(given_up);
+        if !turn.given_up.is_empty() {
+            let ids: Vec<u32> = turn.given_up.iter().map(|segment| segment.id()).collect();
+            store.give_up_retained(&ids)?;
+            turn.retired.append(&mut turn.given_up);
+        }
+        Ok(())
+    }
+
     /// Frees the files of removed segments, and waits briefly for readers that are about to end.
     pub(crate) fn free_patiently(&self, turn: &mut Turn) -> Result<()> {
         let store = self.store.in_use()?;
@@ -385,7 +412,8 @@ impl CompactionRunner {
         let waiting = of_segments.filter_map(|id| self.read.segments.find(*id, &guard)).map(|tracked| &tracked.segment);
         let segments: u64 = waiting.chain(&turn.retired).map(|segment| u64::from(segment.capacity_bytes())).sum();
         let tables: u64 = turn.waiting.iter().flat_map(|waiting| &waiting.tables).map(|table| table.len_bytes).sum();
-        self.quota.set_retired_bytes(segments + tables);
+        let history = self.feeds.log().retained_bytes();
+        self.quota.set_retired_bytes(segments + tables + history);
         self.maintenance.note(|stats| stats.waiting_segments = turn.waiting_segments() as u64);
     }
 }

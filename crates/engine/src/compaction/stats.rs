@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_compactor::Rewritten;
-use hightower_segment::{CompactedSegment, Segment};
+use hightower_log::SegmentKind;
+use hightower_segment::{Edit, Segment};
 
 use crate::table::Tracked;
 
@@ -87,10 +88,13 @@ impl RunReport {
     }
 
     /// Notes the files of a run.
-    pub(crate) fn note_files(&mut self, removed: &[Arc<Tracked>], written: &[CompactedSegment]) {
+    pub(crate) fn note_files(&mut self, removed: &[Arc<Tracked>], edit: &Edit) {
         let len_bytes = |segment: &Segment| u64::from(segment.len_bytes());
+        let is_retained = |segment: &Segment| edit.retain && segment.kind() == SegmentKind::Append;
+        let freed = removed.iter().map(|tracked| &*tracked.segment).filter(|segment| !is_retained(segment));
+        let written = &edit.add;
         self.removed_segments = removed.len() as u64;
-        self.removed_bytes = removed.iter().map(|tracked| len_bytes(&tracked.segment)).sum();
+        self.removed_bytes = freed.map(len_bytes).sum();
         self.written_segments = written.len() as u64;
         self.written_file_bytes = written.iter().map(|output| len_bytes(&output.segment)).sum();
     }

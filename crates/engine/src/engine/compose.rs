@@ -39,9 +39,9 @@ impl SingleNodeEngine {
         let bell = &Arc::default();
         let sync = &Arc::new(SyncPath::new(&components, read, store, bell));
         let segments = read.segments.all().into_iter().map(|tracked| Arc::clone(&tracked.segment));
-        let feed_log = FeedLog::new(opened.history, segments);
+        let feed_log = FeedLog::new(opened.history, segments, opened.retained);
         let parts = FeedParts { read, store, sync, bell };
-        let feeds = &FeedHub::new(&components, config.max_feed_lag_bytes, feed_log, &parts);
+        let feeds = &FeedHub::new(&components, config, feed_log, &parts);
         let quota = &Arc::new(DiskQuota::new(config, read, store, tables));
         let tail = &Arc::new(TailUpkeep::new(&components, &TailParts { config, time, read, log, store, quota }));
         let budget = &Arc::new(MemoryBudget::new(config, &components.clock, read, tables, maintenance));

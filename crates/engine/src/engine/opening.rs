@@ -245,6 +245,7 @@ mod tests {
                 state,
                 segments,
                 history: Default::default(),
+                retained: Vec::new(),
                 log: None,
                 lock: None,
                 tables: CurrentTables::default(),

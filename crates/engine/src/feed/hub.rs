@@ -14,6 +14,7 @@ use hightower_seams::Clock;
 use hightower_seams::lock_order::{self, Rank};
 
 use crate::components::{Background, Components};
+use crate::config::StoreConfig;
 use crate::error::Result;
 use crate::feed::bell::{FeedBell, Sleeper};
 use crate::feed::cursor::{CommitPlace, LogCursor};
@@ -68,6 +69,10 @@ pub struct FeedStats {
     pub oldest_seqno: u64,
     /// Bytes of segments that compaction has removed, and that only feeds still hold.
     pub retained_bytes: u64,
+    /// Bytes of segments that compaction has removed, and that are kept as [history].
+    ///
+    /// [history]: crate::StoreConfig::history_bytes
+    pub history_bytes: u64,
 }
 
 /// The parts of a store that its feeds use.
@@ -89,7 +94,7 @@ pub(crate) struct FeedHub {
     log: FeedLog,
     clock: Arc<dyn Clock>,
     background: Background,
-    max_lag_bytes: u64,
+    config: Arc<StoreConfig>,
     lanes: Mutex<[Lane; REACHES.len()]>,
     next_id: AtomicU64,
     alarm: Mutex<Alarm>,
@@ -132,7 +137,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl FeedHub {
-    pub(crate) fn new(components: &Components, max_lag_bytes: u64, log: FeedLog, parts: &FeedParts<'_>) -> Arc<Self> {
+    pub(crate) fn new(
+        components: &Components,
+        config: &Arc<StoreConfig>,
+        log: FeedLog,
+        parts: &FeedParts<'_>,
+    ) -> Arc<Self> {
         let hub = Arc::new(Self {
             read: Arc::clone(parts.read),
             store: Arc::clone(parts.store),
@@ -141,7 +151,7 @@ impl FeedHub {
             log,
             clock: Arc::clone(&components.clock),
             background: components.background,
-            max_lag_bytes,
+            config: Arc::clone(config),
             lanes: Mutex::new(array::from_fn(|_| Lane::default())),
             next_id: AtomicU64::new(0),
             alarm: Mutex::default(),
@@ -368,19 +378,43 @@ impl FeedHub {
         }
     }
 
-    /// Gives up the segments that compaction has removed and no feed needs. `keeps_for_feeds` is
-    /// false if their room is needed more.
-    pub(crate) fn give_up_removed(&self, keeps_for_feeds: bool) {
-        let near = if planted("lag_without_bound") { 0 } else { self.log.within(self.max_lag_bytes) };
+    /// Gives up the segments that compaction has removed and that neither a feed nor the history
+    /// needs at this time, in Unix milliseconds. `for_feeds` and `for_history` are false if their
+    /// room is needed more.
+    pub(crate) fn give_up_removed(&self, for_feeds: bool, for_history: bool, now_ms: i64) {
+        let lag_bytes = self.config.max_feed_lag_bytes;
+        let near = if planted("lag_without_bound") { 0 } else { self.log.within(lag_bytes) };
         let slowest = |reach| {
             self.with_lane(reach, |lane| lane.read_up_to().filter(|after| *after >= near).min().unwrap_or(u64::MAX))
         };
-        let needed_after = if keeps_for_feeds && !planted("nothing_kept_for_feeds") {
-            REACHES.map(slowest).into_iter().min().unwrap_or(u64::MAX)
-        } else {
-            u64::MAX
+        let by_feeds = || {
+            let is_planted = planted("nothing_kept_for_feeds");
+            REACHES.map(slowest).into_iter().min().filter(|_| !is_planted).unwrap_or(u64::MAX)
         };
+        let by_feeds = if for_feeds { by_feeds() } else { u64::MAX };
+        let by_history =
+            if for_history || planted("history_fills_the_device") { self.history_after(now_ms) } else { u64::MAX };
+        let needed_after = by_feeds.min(by_history);
         self.log.give_up_to(needed_after);
+    }
+
+    /// Whether compaction has to retain what it removes.
+    pub(crate) fn keeps_history(&self) -> bool {
+        self.config.history_bytes > 0
+    }
+
+    /// The history needs the commits above this seqno.
+    fn history_after(&self, now_ms: i64) -> u64 {
+        if !self.keeps_history() {
+            return u64::MAX;
+        }
+        let by_age = self.config.history_age.map_or(0, |age| {
+            let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            self.log.ended_before(now_ms.saturating_sub(age_ms))
+        });
+        let by_age = if planted("history_without_age") { 0 } else { by_age };
+        let by_bytes = if planted("history_without_bound") { 0 } else { self.log.within(self.config.history_bytes) };
+        by_bytes.max(by_age)
     }
 
     pub(crate) fn stats(&self) -> FeedStats {
@@ -391,6 +425,7 @@ impl FeedHub {
             slowest_seqno: [visible.1, durable.1].into_iter().flatten().min(),
             oldest_seqno: self.log.complete_after(),
             retained_bytes: self.log.removed_bytes(),
+            history_bytes: self.log.retained_bytes(),
         }
     }
 

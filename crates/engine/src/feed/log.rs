@@ -1,8 +1,8 @@
 //! The segments of commits in their order, for readers that follow the log.
 //!
 //! The list is always complete: it has every segment with commits above one seqno. When compaction
-//! has removed a segment, the list keeps it as long as a feed needs it; after that, the list begins
-//! behind it.
+//! has removed a segment, the list keeps it as long as a feed or the history needs it; after that,
+//! the list begins behind it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,31 +25,48 @@ struct FeedLogState {
     history: CommitHistory,
     /// By their base seq.
     segments: BTreeMap<u64, FeedSegment>,
+    /// Segments that were removed from the list, and that the manifest may still name.
+    given_up: Vec<Arc<Segment>>,
     is_closed: bool,
 }
 
 #[derive(Debug)]
 struct FeedSegment {
     segment: Arc<Segment>,
-    /// Whether compaction has removed it from the store.
-    is_removed: bool,
+    standing: Standing,
+}
+
+/// The place of a segment in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Live,
+    /// Compaction has removed it, and only feeds keep it.
+    Removed,
+    /// Compaction has removed it, and the manifest names it as history.
+    Retained,
 }
 
 impl FeedLog {
-    /// The log of a store with these segments.
-    pub(crate) fn new(history: CommitHistory, segments: impl Iterator<Item = Arc<Segment>>) -> Self {
+    /// The log of a store with these segments, and those that are retained as history.
+    pub(crate) fn new(
+        history: CommitHistory,
+        live: impl Iterator<Item = Arc<Segment>>,
+        retained: Vec<Arc<Segment>>,
+    ) -> Self {
         let is_held = |segment: &Arc<Segment>| {
             let last_seq = segment.last_seq().unwrap_or(u64::MAX);
             segment.kind() == SegmentKind::Append && last_seq > history.complete_after
         };
-        let named = segments.filter(is_held).map(|segment| (segment.header().base_seq, FeedSegment::named(segment)));
-        let segments = named.collect();
-        Self { state: Mutex::new(FeedLogState { history, segments, is_closed: false }) }
+        let (retained, given_up) = retained.into_iter().partition::<Vec<_>, _>(is_held);
+        let retained = retained.into_iter().map(|segment| FeedSegment { segment, standing: Standing::Retained });
+        let live = live.filter(is_held).map(FeedSegment::live);
+        let segments = live.chain(retained).map(|found| (found.segment.header().base_seq, found)).collect();
+        Self { state: Mutex::new(FeedLogState { history, segments, given_up, is_closed: false }) }
     }
 
     /// Adds the segment that the next commit goes to. The caller holds the commit lock.
     pub(crate) fn add(&self, segment: &Arc<Segment>) {
-        let added = FeedSegment::named(Arc::clone(segment));
+        let added = FeedSegment::live(Arc::clone(segment));
         self.state.lock().segments.insert(segment.header().base_seq, added);
     }
 
@@ -98,12 +115,23 @@ impl FeedLog {
         self.state.lock().history.complete_after
     }
 
-    /// Notes that compaction has removed these segments.
-    pub(crate) fn note_removed(&self, ids: &[u32]) {
+    /// Notes that compaction has removed these segments; `are_retained` tells whether the manifest
+    /// names them as history.
+    pub(crate) fn note_removed(&self, ids: &[u32], are_retained: bool) {
         let mut state = self.state.lock();
-        for found in state.segments.values_mut() {
-            found.is_removed |= ids.contains(&found.segment.id());
+        for found in state.segments.values_mut().filter(|found| ids.contains(&found.segment.id())) {
+            found.standing = if are_retained { Standing::Retained } else { Standing::Removed };
         }
+    }
+
+    /// The last commit of the segments that ended before this time, in Unix milliseconds; 0 if none
+    /// did.
+    pub(crate) fn ended_before(&self, time_ms: i64) -> u64 {
+        let state = self.state.lock();
+        // A segment ends when the next one is created.
+        let later = state.segments.values().skip(1).map(|found| found.segment.header().created_ms);
+        let ended = state.segments.values().zip(later).take_while(|(_, end_ms)| *end_ms < time_ms);
+        ended.last().and_then(|(found, _)| found.segment.last_seq()).unwrap_or(0)
     }
 
     /// A reader that has read all commits up to this seqno, or more, is at most `max_bytes` behind
@@ -128,29 +156,47 @@ impl FeedLog {
     /// earlier segment.
     pub(crate) fn give_up_to(&self, needed_after: u64) {
         let mut state = self.state.lock();
-        let removed = state.segments.values().filter(|found| found.is_removed);
+        let removed = state.segments.values().filter(|found| found.standing != Standing::Live);
         let last_seq = removed.filter_map(|found| found.segment.last_seq()).filter(|last| *last <= needed_after).max();
         let Some(last_seq) = last_seq else { return };
         let kept = state.segments.split_off(&last_seq.saturating_add(1));
         let given_up = std::mem::replace(&mut state.segments, kept);
+        let retained = given_up.values().filter(|found| found.standing == Standing::Retained);
+        if !planted("given_up_history_stays_named") {
+            state.given_up.extend(retained.map(|found| Arc::clone(&found.segment)));
+        }
         state.history.complete_after = state.history.complete_after.max(last_seq);
         // The last holder unmaps a file: not under the lock.
         drop(state);
         drop(given_up);
     }
 
+    /// The retained segments that the list has given up since the last call.
+    pub(crate) fn take_given_up(&self) -> Vec<Arc<Segment>> {
+        std::mem::take(&mut self.state.lock().given_up)
+    }
+
     /// Bytes of the segments that only feeds hold.
     pub(crate) fn removed_bytes(&self) -> u64 {
+        self.bytes_of(Standing::Removed)
+    }
+
+    /// Bytes of the segments that are kept as history.
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        self.bytes_of(Standing::Retained)
+    }
+
+    fn bytes_of(&self, standing: Standing) -> u64 {
         let state = self.state.lock();
-        let removed = state.segments.values().filter(|found| found.is_removed);
-        removed.map(|found| u64::from(found.segment.len_bytes())).sum()
+        let segments = state.segments.values().filter(|found| found.standing == standing);
+        segments.map(|found| u64::from(found.segment.len_bytes())).sum()
     }
 
     /// Gives everything up: the store is closing.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
-        let segments = std::mem::take(&mut state.segments);
+        let segments = (std::mem::take(&mut state.segments), std::mem::take(&mut state.given_up));
         drop(state);
         drop(segments);
     }
@@ -169,8 +215,8 @@ impl FeedLogState {
 }
 
 impl FeedSegment {
-    fn named(segment: Arc<Segment>) -> Self {
-        Self { segment, is_removed: false }
+    fn live(segment: Arc<Segment>) -> Self {
+        Self { segment, standing: Standing::Live }
     }
 }
 

@@ -133,15 +133,20 @@ pub fn check(
         ..CheckReport::default()
     };
     note_lengths(&store, &mut report.damage);
-    note_refusal(components, dir, &mut report.damage)?;
+    let history = note_refusal(components, dir, &mut report.damage)?;
     if level >= CheckLevel::Checksums {
-        let total = store.segments().iter().map(|segment| u64::from(segment.len_bytes())).sum();
-        let mut meter = Meter::new(total, watch);
+        let all = store.segments().iter().chain(&history);
+        let mut meter = Meter::new(all.map(|segment| u64::from(segment.len_bytes())).sum(), watch);
         for segment in store.segments() {
             let outcome = found.segment(segment.id());
             check_segment(segment, outcome, &mut report, &mut meter)?;
         }
+        // It is not part of the content, so its records do not count.
+        let mut of_history = CheckReport::default();
+        history.iter().try_for_each(|segment| check_segment(segment, None, &mut of_history, &mut meter))?;
+        report.damage.append(&mut of_history.damage);
     }
+    drop(history);
     drop(store);
     if level >= CheckLevel::Tables && report.is_whole() {
         check_tables(components, dir, &mut report)?;
@@ -166,10 +171,15 @@ fn note_lengths(store: &ReadOnlyStore, damage: &mut Vec<DamagedPlace>) {
     }
 }
 
-/// The error of an open, unless the report already has it.
-fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPlace>) -> Result<()> {
+/// Adds the error of an open, unless the report already has it, and what an open tells of the
+/// history. Returns the segments of the history.
+fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPlace>) -> Result<Vec<Arc<Segment>>> {
     let error = match ReadOnlyStore::open(&components.fs, dir, Tolerance::Strict) {
-        Ok(_) => return Ok(()),
+        Ok(store) => {
+            let of_history = store.report().history_damage.as_ref();
+            damage.extend(of_history.map(|error| DamagedPlace::of(error, dir)));
+            return Ok(store.retained().to_vec());
+        }
         Err(error @ (SegmentError::Io { .. } | SegmentError::OutOfMaps { .. } | SegmentError::Locked { .. })) => {
             return Err(error.into());
         }
@@ -178,7 +188,7 @@ fn note_refusal(components: &Components, dir: &Path, damage: &mut Vec<DamagedPla
     if !damage.iter().any(|known| known.path == error.path && known.offset == error.offset) {
         damage.push(error);
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// The end of a segment's records. In an unsealed segment, bytes behind the end of the log are not

@@ -3,7 +3,9 @@
 
 use std::ops::Bound;
 
-use hightower_engine::{AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, Error, SingleNodeEngine};
+use hightower_engine::{
+    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, Error, SingleNodeEngine, StoreConfig,
+};
 use hightower_segment::sim::SimFs;
 
 use super::{Commit, drain};
@@ -23,7 +25,7 @@ struct History {
     engine: Option<SingleNodeEngine>,
     commits: Vec<Commit>,
     readers: Vec<Reader>,
-    mode: AppendMode,
+    config: StoreConfig,
     random: u64,
     resumed: usize,
     lost: usize,
@@ -33,9 +35,11 @@ impl History {
     fn new(seed: u64) -> Self {
         let mode = if seed.is_multiple_of(2) { AppendMode::Mapped } else { AppendMode::Positioned };
         let fs = SimFs::new();
-        let engine = Some(open_with(&fs, config(mode), seed, Background::Caller).unwrap());
+        let history_bytes = [0, 30_000, 1 << 30][seed as usize / 2 % 3];
+        let config = config(mode).with_history_bytes(history_bytes);
+        let engine = Some(open_with(&fs, config.clone(), seed, Background::Caller).unwrap());
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self { fs, engine, commits: Vec::new(), readers: Vec::new(), mode, random, resumed: 0, lost: 0 }
+        Self { fs, engine, commits: Vec::new(), readers: Vec::new(), config, random, resumed: 0, lost: 0 }
     }
 
     fn next(&mut self, bound: u64) -> u64 {
@@ -99,6 +103,7 @@ impl History {
             }
             Err(Error::HistoryLost { oldest: told }) => {
                 assert!(told == oldest && after < told, "{after} is not lost: {told}, {oldest}");
+                assert!(self.config.history_bytes < 1 << 30, "all of the history is kept");
                 self.lost += 1;
             }
             Err(error) => panic!("after {after}: {error}"),
@@ -126,7 +131,7 @@ impl History {
         let found = match drain(&mut reader.feed) {
             Ok(found) => found,
             Err(Error::HistoryLost { oldest }) => {
-                assert!(reader.after < oldest);
+                assert!(reader.after < oldest && self.config.history_bytes < 1 << 30);
                 self.lost += 1;
                 self.readers.swap_remove(at);
                 return;
@@ -151,7 +156,7 @@ impl History {
             .collect();
         self.engine = None;
         let seed = self.random;
-        self.engine = Some(open_with(&fs, config(self.mode), seed, Background::Caller).unwrap());
+        self.engine = Some(open_with(&fs, self.config.clone(), seed, Background::Caller).unwrap());
         self.fs = fs;
         ended.into_iter().for_each(|(bounds, after, is_durable)| self.watch(bounds, after, is_durable));
     }

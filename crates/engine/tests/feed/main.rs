@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod histories;
+mod retention;
 mod rules;
 mod subscriptions;
 mod threads;

@@ -346,7 +346,7 @@ fn compact(open: &mut Open, stamp: Stamp) -> Result<(), SegmentError> {
     }
     let output = output.finish()?;
     let added = Arc::clone(&output.segment);
-    open.store.install(&Edit { add: vec![output], remove: ids.clone(), tables: None })?;
+    open.store.install(&Edit { add: vec![output], remove: ids.clone(), ..Edit::default() })?;
     open.segments.retain(|segment| !ids.contains(&segment.id()));
     open.segments.push(added);
     for input in inputs {
