@@ -364,7 +364,7 @@ impl FollowedSegment {
         let entry = self.entry();
         let (outcome, records) = match (self, entry.state) {
             (Self::Sealed { .. }, SegmentState::Sealed { records, .. }) => (SegmentOutcome::Sealed, records),
-            (Self::Sealed { .. }, SegmentState::Open) => (SegmentOutcome::Sealed, 0),
+            (Self::Sealed { .. }, SegmentState::Open | SegmentState::Retained { .. }) => (SegmentOutcome::Sealed, 0),
             (Self::Tail(tail), _) => (SegmentOutcome::Recovered, tail.end().records),
         };
         let (len_bytes, kind, id) = (self.end().0, entry.kind, entry.id);

@@ -63,7 +63,9 @@ impl FollowedTail {
     pub(crate) fn is_complete(&self) -> bool {
         match self.entry.state {
             SegmentState::Open => self.end.sealed,
-            SegmentState::Sealed { len_bytes, .. } => self.end.end >= len_bytes,
+            SegmentState::Sealed { len_bytes, .. } | SegmentState::Retained { len_bytes, .. } => {
+                self.end.end >= len_bytes
+            }
         }
     }
 
@@ -103,7 +105,7 @@ impl FollowedTail {
         let context: RecordContext = self.header.context();
         let limit = match self.entry.state {
             SegmentState::Open => usize::MAX,
-            SegmentState::Sealed { len_bytes, .. } => len_bytes as usize,
+            SegmentState::Sealed { len_bytes, .. } | SegmentState::Retained { len_bytes, .. } => len_bytes as usize,
         };
         let mut wanted = STEP_LEN_BYTES;
         let mut buffer = Vec::new();

@@ -279,7 +279,7 @@ fn header_of(entry: &SegmentEntry) -> SegmentHeader {
 
 /// Notes in a segment that its entry is sealed.
 pub(crate) fn mark_sealed(segment: &Segment, entry: &SegmentEntry) {
-    let SegmentState::Sealed { commits, .. } = entry.state else { return };
+    let (SegmentState::Sealed { commits, .. } | SegmentState::Retained { commits, .. }) = entry.state else { return };
     if entry.kind == SegmentKind::Append {
         segment.end_with(commits);
     }
@@ -309,11 +309,7 @@ impl Survey {
         for entry in entries {
             match find(dir, *entry, false) {
                 Ok(Found { segment, .. }) => {
-                    if let SegmentState::Retained { commits, .. } = entry.state {
-                        segment.end_with(commits);
-                    }
-                    segment.raise_durable(segment.len_bytes());
-                    segment.mark_sealed();
+                    mark_sealed(&segment, entry);
                     self.retained.push(segment);
                 }
                 Err(error) if error.is_shortage() => return Err(error),
