@@ -319,9 +319,10 @@ impl WritePath {
         check_key(key)?;
         check_value_len(value.unwrap_or_default().len())?;
         check_version(given)?;
-        let commit = PendingCommit::new([PendingRecord::new(write, 0, 0)], durability);
-        let keyspaces = keyspace.map_or(&[][..], std::slice::from_ref);
-        let mut group = [PendingCommit { keyspaces, ..commit }];
+        let mut group = [PendingCommit::new([PendingRecord::new(write, 0, 0)], durability)];
+        if let Some(keyspace) = keyspace {
+            group[0].keyspaces = std::slice::from_ref(keyspace);
+        }
         self.commit(&mut group, |group, state, guard| {
             let [PendingCommit { records: [record], .. }] = group else { return };
             state.prefetch(

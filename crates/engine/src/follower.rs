@@ -18,7 +18,7 @@ use crate::bounds::KeyBounds;
 use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::files::io_error;
-use crate::keyspace::KeyspaceId;
+use crate::keyspace::with_default_key;
 use crate::snapshot::{Range, Snapshot};
 use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
@@ -201,8 +201,7 @@ impl Follower {
     ///
     /// As [`get`](Self::get).
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        let key = KeyspaceId::DEFAULT.stored(key.as_ref());
-        self.pursuit.read(&pin()).read_latest(key.as_bytes(), |value, _| use_value(value))
+        with_default_key(key.as_ref(), |key| self.pursuit.read(&pin()).read_latest(key, |value, _| use_value(value)))
     }
 
     /// The value of `key`, and its version.
@@ -220,8 +219,9 @@ impl Follower {
     ///
     /// As [`get`](Self::get).
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        let key = KeyspaceId::DEFAULT.stored(key.as_ref());
-        self.pursuit.read(&pin()).read_latest(key.as_bytes(), |value, version| (Value::from(value), version))
+        with_default_key(key.as_ref(), |key| {
+            self.pursuit.read(&pin()).read_latest(key, |value, version| (Value::from(value), version))
+        })
     }
 
     /// Whether `key` has a value. It reads no value.
@@ -239,10 +239,12 @@ impl Follower {
     ///
     /// As [`get`](Self::get).
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let (key, guard) = (KeyspaceId::DEFAULT.stored(key.as_ref()), pin());
-        let read = self.pursuit.read(&guard);
-        let found = read.index.state(&guard)?.get(key.as_bytes(), &guard);
-        Ok(read.version_of(key.as_bytes(), &guard, found)?.is_some())
+        with_default_key(key.as_ref(), |key| {
+            let guard = pin();
+            let read = self.pursuit.read(&guard);
+            let found = read.index.state(&guard)?.get(key, &guard);
+            Ok(read.version_of(key, &guard, found)?.is_some())
+        })
     }
 
     /// The keys in `bounds`, in key order, from either end, as of one commit.

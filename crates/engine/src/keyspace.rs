@@ -32,5 +32,5 @@ pub use options::KeyspaceOptions;
 pub(crate) use record::CatalogueRecord;
 pub(crate) use removal::KeyspaceRemoval;
 pub(crate) use stored_key::{
-    StoredBounds, StoredKey, UserKey, check_key, is_stored_as_is, of_user, user_bounds, user_part,
+    StoredBounds, StoredKey, UserKey, check_key, is_stored_as_is, of_user, user_bounds, user_part, with_default_key,
 };

@@ -7,7 +7,7 @@ use crate::engine::SingleNodeEngine;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::keyspace::KeyspaceId;
+use crate::keyspace::with_default_key;
 use crate::snapshot::{Range, Snapshot};
 use crate::value::Value;
 
@@ -32,7 +32,7 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Corrupt`] if the record is damaged, [`Error::Closed`].
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.read.read_latest(KeyspaceId::DEFAULT.stored(key.as_ref()).as_bytes(), |value, _| Value::from(value))
+        with_default_key(key.as_ref(), |key| self.read.read_latest(key, |value, _| Value::from(value)))
     }
 
     /// Calls `use_value` with the latest value of `key`, without copying it.
@@ -50,7 +50,7 @@ impl SingleNodeEngine {
     ///
     /// As [`get`](Self::get).
     pub fn get_with<R>(&self, key: impl AsRef<[u8]>, use_value: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        self.read.read_latest(KeyspaceId::DEFAULT.stored(key.as_ref()).as_bytes(), |value, _| use_value(value))
+        with_default_key(key.as_ref(), |key| self.read.read_latest(key, |value, _| use_value(value)))
     }
 
     /// The latest value of `key`, and its version.
@@ -68,9 +68,7 @@ impl SingleNodeEngine {
     ///
     /// As [`get`](Self::get).
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        self.read.read_latest(KeyspaceId::DEFAULT.stored(key.as_ref()).as_bytes(), |value, version| {
-            (Value::from(value), version)
-        })
+        with_default_key(key.as_ref(), |key| self.read.read_latest(key, |value, version| (Value::from(value), version)))
     }
 
     /// The values of many keys in one consistent state, in the order of the keys. It is faster than
@@ -228,9 +226,11 @@ impl SingleNodeEngine {
     ///
     /// [`Error::Corrupt`] if a table or a record that it reads is damaged, [`Error::Closed`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let (key, guard) = (KeyspaceId::DEFAULT.stored(key.as_ref()), pin());
-        let found = self.read.index.state(&guard)?.get(key.as_bytes(), &guard);
-        Ok(self.read.version_of(key.as_bytes(), &guard, found)?.is_some())
+        with_default_key(key.as_ref(), |key| {
+            let guard = pin();
+            let found = self.read.index.state(&guard)?.get(key, &guard);
+            Ok(self.read.version_of(key, &guard, found)?.is_some())
+        })
     }
 
     /// Calls `reader` with a current snapshot.

@@ -11,7 +11,7 @@ use crate::config::Durability;
 use crate::engine::SingleNodeEngine;
 use crate::error::{Error, Result};
 use crate::expect::Expect;
-use crate::keyspace::{KeyspaceId, Scope, StoredKey, id_of};
+use crate::keyspace::{Scope, StoredKey, id_of, with_default_key};
 use crate::mutants::planted;
 use crate::observe::{HandedIn, Operation, observe};
 use crate::pipeline::{Pipeline, single_outcome};
@@ -62,8 +62,8 @@ impl SingleNodeEngine {
         value: impl AsRef<[u8]>,
         durability: Durability,
     ) -> Result<ApplyOutcome> {
-        let (key, value) = (KeyspaceId::DEFAULT.stored(key.as_ref()), value.as_ref());
-        self.write(Write { key: key.as_bytes(), value: Some(value), given: None, keyspace: None }, durability)
+        let value = Some(value.as_ref());
+        with_default_key(key.as_ref(), |key| self.write(Write { key, value, given: None, keyspace: None }, durability))
     }
 
     /// As [`put`](Self::put), but returns the version of the value, for a later
@@ -136,8 +136,9 @@ impl SingleNodeEngine {
     ///
     /// As [`put`](Self::put).
     pub fn delete_with(&self, key: impl AsRef<[u8]>, durability: Durability) -> Result<ApplyOutcome> {
-        let key = KeyspaceId::DEFAULT.stored(key.as_ref());
-        self.write(Write { key: key.as_bytes(), value: None, given: None, keyspace: None }, durability)
+        with_default_key(key.as_ref(), |key| {
+            self.write(Write { key, value: None, given: None, keyspace: None }, durability)
+        })
     }
 
     /// Deletes `key` and returns the version of the delete; `None`, without a write, if the key has
@@ -305,8 +306,9 @@ impl SingleNodeEngine {
     /// As [`submit`](Self::submit).
     pub fn submit_with(&self, command: Command, durability: Durability) -> Result<ApplyOutcome> {
         let given = Some((command.version(), command.timestamp()));
-        let key = KeyspaceId::DEFAULT.stored(command.key());
-        self.write(Write { key: key.as_bytes(), value: command.value(), given, keyspace: None }, durability)
+        with_default_key(command.key(), |key| {
+            self.write(Write { key, value: command.value(), given, keyspace: None }, durability)
+        })
     }
 
     /// Commits several commands atomically. Stale ones are skipped, and have the outcome

@@ -66,6 +66,19 @@ pub(crate) fn user_part(stored: &[u8]) -> &[u8] {
     if stored.first() == Some(&MARK) { behind_prefix(stored) } else { stored }
 }
 
+/// Calls `use_stored` with the stored key of a key of the default keyspace: nearly always the same
+/// bytes, at the cost of one comparison.
+#[inline]
+pub(crate) fn with_default_key<R>(key: &[u8], use_stored: impl FnOnce(&[u8]) -> R) -> R {
+    if is_stored_as_is(key) { use_stored(key) } else { with_composed_key(key, use_stored) }
+}
+
+#[cold]
+#[inline(never)]
+fn with_composed_key<R>(key: &[u8], use_stored: impl FnOnce(&[u8]) -> R) -> R {
+    use_stored(KeyspaceId::DEFAULT.composed(key).as_bytes())
+}
+
 #[cold]
 fn behind_prefix(stored: &[u8]) -> &[u8] {
     let len = stored.get(1).map_or(0, |len| 2 + usize::from(*len));
