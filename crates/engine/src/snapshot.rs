@@ -121,8 +121,11 @@ impl Snapshot {
 
     /// The existing keys between two bounds.
     pub(crate) fn stored_range(&self, bounds: &StoredBounds<'_>) -> Range {
-        let inner = self.state.range(bounds.from(), bounds.to());
-        Range { snapshot: self.clone(), inner, order: SequentialReads::default() }
+        self.range_between(bounds.from(), bounds.to())
+    }
+
+    fn range_between(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range {
+        Range { snapshot: self.clone(), inner: self.state.range(from, to), order: SequentialReads::default() }
     }
 
     pub(crate) fn state(&self) -> &LeveledSnapshot<Place> {
@@ -198,7 +201,7 @@ impl Snapshot {
     #[must_use]
     pub fn range(&self, bounds: impl KeyBounds) -> Range {
         let (from, to) = bounds.key_bounds();
-        self.stored_range(&self.keyspace.stored_bounds(from, to))
+        self.keyspace.with_bounds(from, to, |from, to| self.range_between(from, to))
     }
 
     /// The keys that begin with `prefix` and had a value, in key order, from either end.
