@@ -50,7 +50,7 @@ fn compact(store: &SegmentStore, input: Arc<Segment>) -> Result<(), SegmentError
         output.append(&[&bytes])?;
     }
     let output = output.finish()?;
-    let edit = Edit { add: vec![output], remove: vec![input.id()], tables: None };
+    let edit = Edit { add: vec![output], remove: vec![input.id()], ..Edit::default() };
     if let Err(error) = store.install(&edit) {
         assert!(error.is_full(), "{error}");
         return edit.add.into_iter().try_for_each(|output| store.abandon(output));
