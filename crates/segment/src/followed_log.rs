@@ -16,6 +16,7 @@ use crate::fs::{Dir, Fs};
 use crate::layout::FIRST_RECORD_AT;
 use crate::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::manifest_watch::ManifestWatch;
+use crate::mutants::planted;
 use crate::names::segment_path;
 use crate::recovery::{find, mark_sealed};
 use crate::report::{RecoveryReport, SegmentOutcome, SegmentReport};
@@ -160,7 +161,7 @@ impl FollowedLog {
     /// [`SegmentError::Io`].
     pub fn read_all(&mut self, dir: &dyn Dir, manifest: &Manifest) -> Result<LogPosition, SegmentError> {
         let covered = manifest.tables.covered;
-        let mut last_seq = covered.next_seq.saturating_sub(1).max(manifest.history.complete_after);
+        let mut last_seq = covered.next_seq.saturating_sub(1).max(manifest.live_after());
         let CoveredPosition { segment, offset, .. } = covered;
         let mut end = LogPosition { segment, offset, next_seq: last_seq.saturating_add(1), last_seq };
         let mut stop = None;
@@ -231,7 +232,10 @@ impl FollowedLog {
                 return Continuation::Diverged { last_kept };
             }
         }
-        let has_gap = last_seq < manifest.history.complete_after;
+        // What is retained is not read: its commits are in tables and survivors.
+        let live_after =
+            if planted("followers_skip_retained") { manifest.history.complete_after } else { manifest.live_after() };
+        let has_gap = last_seq < live_after;
         // Survivors that no table covers are not replayed. An earlier segment of commits that is
         // named again: a power loss has taken its removal back.
         let is_expected = |entry: &SegmentEntry| match entry.kind {

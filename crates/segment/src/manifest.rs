@@ -146,12 +146,18 @@ impl Manifest {
         self.segment(id).is_some() || self.retained(id).is_some() && !planted("history_is_garbage")
     }
 
+    /// The seq above which the live segments have every commit, without the retained ones.
+    pub(crate) fn live_after(&self) -> u64 {
+        let of_retained = self.retained.iter().filter_map(SegmentEntry::last_seq).max().unwrap_or(0);
+        self.history.complete_after.max(of_retained)
+    }
+
     /// The history of the live segments alone, without the retained ones.
     #[must_use]
     pub fn history_of_content(&self) -> CommitHistory {
         let mut history = self.history.clone();
         if !planted("copies_promise_history") {
-            history.raise(self.retained.iter().filter_map(SegmentEntry::last_seq).max().unwrap_or(0));
+            history.raise(self.live_after());
         }
         history
     }

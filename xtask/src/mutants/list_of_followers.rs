@@ -18,5 +18,10 @@ pub(super) const OF_FOLLOWERS: &[Mutant] = &[
         "segments that compaction has removed are readable while a view leads to them",
         &[AFTER_STEPS],
     ),
+    caught(
+        "followers_skip_retained",
+        "a follower starts anew if commits that it lacks are only in survivors and in history",
+        &[AFTER_STEPS],
+    ),
     caught("follower_ignores_divergence", "a follower says when the store has lost what it shows", &[AFTER_STEPS]),
 ];

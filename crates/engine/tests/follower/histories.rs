@@ -19,6 +19,9 @@ use crate::witness::{Ask, Past, Seen, Witness, pairs_of};
 /// The memory budgets of the writers, in turn: flushes all the time, often, and only on demand.
 const INDEX_MEMORY_BYTES: [u64; 3] = [2 << 20, 4 << 10, 64 << 10];
 
+/// What the writers keep as history, in turn.
+const HISTORY_BYTES: [u64; 3] = [0, 1 << 30, 20_000];
+
 /// Looks before calls of the file system.
 #[derive(Debug)]
 struct Look {
@@ -113,6 +116,7 @@ fn open(fs: &SimFs, look: &Arc<Look>, mode: AppendMode, seed: u64) -> Result<Sin
     let config = StoreConfig::at("/store")
         .with_max_segment_size(4096)
         .with_index_memory_bytes(INDEX_MEMORY_BYTES[(seed >> 32) as usize % INDEX_MEMORY_BYTES.len()])
+        .with_history_bytes(HISTORY_BYTES[(seed >> 33) as usize % HISTORY_BYTES.len()])
         .with_append_mode(mode)
         .with_durability(Durability::Os)
         .with_compaction_interval(std::time::Duration::ZERO);
