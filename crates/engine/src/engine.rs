@@ -14,13 +14,11 @@ mod watching;
 mod writing;
 
 use std::fmt;
-use std::ops::Bound;
 use std::sync::Arc;
 
 pub use deleting::RangeDeletion;
 
-use hightower_log::Command;
-use hightower_state::{ApplyOutcome, KvState, LeveledKvState};
+use hightower_state::{KvState, LeveledKvState};
 
 use crate::batch::{Batch, BatchOutcome};
 use crate::commit::WritePath;
@@ -37,6 +35,7 @@ use crate::maintenance::Maintenance;
 use crate::memory_budget::MemoryBudget;
 use crate::open::OpenReport;
 use crate::open_store::OpenStore;
+use crate::own_methods::by_own_methods;
 use crate::place::Place;
 use crate::read_path::ReadPath;
 use crate::snapshot::{Entry, Range, Snapshot};
@@ -46,7 +45,7 @@ use crate::table_flusher::TableFlusher;
 use crate::tables::Tables;
 use crate::ticket::Ticket;
 use crate::time::StoreTime;
-use crate::traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
+use crate::traits::{KvReader, KvWriter, SnapshotEngine};
 use crate::transaction::counters::TransactionCounters;
 use crate::value::Value;
 
@@ -259,55 +258,6 @@ impl fmt::Debug for SingleNodeEngine {
     }
 }
 
-impl KvEngine for SingleNodeEngine {
-    fn submit(&self, command: Command) -> Result<ApplyOutcome> {
-        Self::submit(self, command)
-    }
-
-    fn submit_batch<I>(&self, commands: I) -> Result<Vec<ApplyOutcome>>
-    where
-        I: IntoIterator<Item = Command>,
-    {
-        Self::submit_batch(self, commands)
-    }
-
-    fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
-        Self::commit(self, batch)
-    }
-
-    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
-        Self::commit_with(self, batch, durability)
-    }
-
-    fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
-        Self::put(self, key, value)
-    }
-
-    fn delete(&self, key: impl AsRef<[u8]>) -> Result<ApplyOutcome> {
-        Self::delete(self, key)
-    }
-
-    fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        Self::get(self, key)
-    }
-
-    fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        Self::get_versioned(self, key)
-    }
-
-    fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
-        Self::get_prefix(self, prefix)
-    }
-
-    fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
-        self.range((from, to))?.collect_pairs(limit)
-    }
-
-    fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
-        Ok(Box::new(self.range((from, to))?.map(|entry| entry?.into_pair())))
-    }
-}
-
 impl SnapshotEngine for SingleNodeEngine {
     fn snapshot_state(&self) -> Result<KvState> {
         self.snapshot()?.to_state()
@@ -322,41 +272,7 @@ impl SnapshotEngine for SingleNodeEngine {
     }
 }
 
-impl KvReader for SingleNodeEngine {
-    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        Self::get(self, key)
-    }
-
-    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
-        Self::get_versioned(self, key)
-    }
-
-    fn contains_key(&self, key: &[u8]) -> Result<bool> {
-        Self::contains_key(self, key)
-    }
-
-    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
-        self.pairs(from, to)
-    }
-}
-
-impl KvWriter for SingleNodeEngine {
-    fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
-        Self::commit(self, batch)
-    }
-
-    fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
-        Self::commit_with(self, batch, durability)
-    }
-
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        Self::put(self, key, value).map(drop)
-    }
-
-    fn delete(&self, key: &[u8]) -> Result<()> {
-        Self::delete(self, key).map(drop)
-    }
-}
+by_own_methods!({} SingleNodeEngine);
 
 /// Every type that callers hold may be sent to other threads and shared between them.
 const _: () = {

@@ -7,7 +7,6 @@ mod replica;
 mod stats;
 
 use std::fmt;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +18,8 @@ use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::keyspace::with_default_key;
+use crate::own_methods::reads_by_own_methods;
 use crate::snapshot::{Range, Snapshot};
-use crate::traits::{KvReader, Pairs};
 use crate::value::Value;
 
 pub use config::FollowerConfig;
@@ -350,23 +349,7 @@ impl Follower {
     }
 }
 
-impl KvReader for Follower {
-    fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        Self::get(self, key)
-    }
-
-    fn get_versioned(&self, key: &[u8]) -> Result<Option<(Value, u64)>> {
-        Self::get_versioned(self, key)
-    }
-
-    fn contains_key(&self, key: &[u8]) -> Result<bool> {
-        Self::contains_key(self, key)
-    }
-
-    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
-        Ok(Box::new(Self::range(self, (from, to))?.map(|entry| entry?.into_pair())))
-    }
-}
+reads_by_own_methods!({} Follower);
 
 impl fmt::Debug for Follower {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

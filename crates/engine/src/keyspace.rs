@@ -21,7 +21,6 @@ mod record;
 mod removal;
 mod snapshots;
 mod stored_key;
-mod traits;
 
 pub(crate) use catalogue::{Catalogue, CatalogueParts};
 pub use handle::{KeyspaceInfo, SharedKeyspace};

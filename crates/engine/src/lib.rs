@@ -66,6 +66,7 @@ mod observe;
 mod open;
 mod open_index;
 mod open_store;
+mod own_methods;
 mod pace;
 mod parallel;
 mod pipeline;

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hightower_engine::{
-    Background, Batch, Command, Components, Durability, Error, Expect, Keyspace, KeyspaceId, KeyspaceOptions, KvReader,
-    KvWriter, SingleNodeEngine, StoreConfig,
+    Background, Batch, Command, Components, Durability, Error, Expect, Follower, Keyspace, KeyspaceId, KeyspaceOptions,
+    KvReader, KvWriter, SingleNodeEngine, Snapshot, StoreConfig, import_snapshot, restore, salvage,
 };
 
 fn open() -> (tempfile::TempDir, SingleNodeEngine) {
@@ -285,4 +286,53 @@ fn writers_beside_a_drop_leave_nothing() {
     }
     engine.run_compaction_now().unwrap();
     assert_eq!(engine.stats().keys, 1, "the counter of ids");
+}
+
+/// Copies of every kind, and readers of every kind.
+#[test]
+fn every_copy_and_every_reader_has_the_keyspaces() {
+    let (dir, engine) = open();
+    let (jobs, gone) = (created(&engine, "jobs"), created(&engine, "gone"));
+    for number in 0..100_u32 {
+        engine.put(number.to_be_bytes(), "of the default one").unwrap();
+        jobs.put(number.to_be_bytes(), format!("job {number}")).unwrap();
+        gone.put(number.to_be_bytes(), "dropped").unwrap();
+    }
+    engine.checkpoint().unwrap();
+    jobs.delete(7_u32.to_be_bytes()).unwrap();
+    engine.drop_keyspace("gone").unwrap();
+    let [backup, restored, imported, saved] =
+        ["backup", "restored", "imported", "saved"].map(|name| dir.path().with_extension(name));
+    let components = Components::default();
+    let check = |reader: Snapshot, what: &str| {
+        assert_eq!(
+            (reader.iter().count(), reader.get(7_u32.to_be_bytes()).unwrap().unwrap().len()),
+            (100, 18),
+            "{what}"
+        );
+        let jobs = reader.keyspace_named("jobs").unwrap();
+        assert_eq!(jobs.iter().count(), 99, "{what}");
+        assert_eq!(jobs.get(8_u32.to_be_bytes()).unwrap().unwrap(), "job 8", "{what}");
+        assert!(jobs.get(7_u32.to_be_bytes()).unwrap().is_none(), "{what}");
+        assert!(matches!(reader.keyspace_named("gone"), Err(Error::KeyspaceNotFound { .. })), "{what}");
+    };
+    check(engine.snapshot().unwrap(), "the store");
+    check(Follower::open(dir.path()).unwrap().snapshot().unwrap(), "a follower");
+    engine.backup_to(&backup).unwrap();
+    let mut stream = Vec::new();
+    engine.export_snapshot(&mut stream).unwrap();
+    engine.close().unwrap();
+    check(SingleNodeEngine::open_read_only(dir.path()).unwrap().snapshot().unwrap(), "a read-only open");
+    restore(&components, &backup, &restored).unwrap();
+    import_snapshot(&components, &mut &stream[..], &imported).unwrap();
+    salvage(&components, dir.path(), &saved, &mut |_| ControlFlow::Continue(())).unwrap();
+    for copy in [&restored, &imported, &saved] {
+        let copied = SingleNodeEngine::open(copy).unwrap();
+        check(copied.snapshot().unwrap(), &copy.display().to_string());
+        let new = created(&copied, "new");
+        assert!(new.id() > gone.id() && new.is_empty().unwrap(), "no id is used again");
+        copied.close().unwrap();
+        std::fs::remove_dir_all(copy).unwrap();
+    }
+    std::fs::remove_dir_all(&backup).unwrap();
 }

@@ -17,9 +17,9 @@ use std::time::Duration;
 pub struct FollowerConfig {
     /// The directory of the store.
     pub data_dir: PathBuf,
-    /// The pause of a thread between two times that it catches up. Zero, the default: there is no
-    /// such thread, and the follower moves only when it is told to. A time costs a few system calls
-    /// if nothing has changed.
+    /// A thread catches up again and again, with this pause. Catching up costs a few system calls if
+    /// nothing has changed. Default: zero, which means no thread: only
+    /// [`catch_up`](crate::Follower::catch_up) moves the follower.
     pub refresh_interval: Duration,
 }
 

@@ -1,8 +1,7 @@
-//! The state of a followed store: what an open makes of its files, and how it goes on from there.
+//! The state of a followed store: its tables, and memtables of the commits behind them.
 //!
-//! A replica holds the tables of a manifest, and in memtables the commits behind them. It takes a
-//! later list of tables over when it has replayed everything that they cover. The commits of the
-//! active memtable are then frozen; when the tables cover these too, the memtable goes.
+//! A replica takes a later list of tables over when it has replayed everything that they cover. It
+//! then freezes the active memtable. When tables cover the frozen memtable, it goes.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -149,7 +148,8 @@ impl Replica {
         if continuation == Continuation::GoesOn && (has_gap || is_back) { Continuation::Anew } else { continuation }
     }
 
-    /// Takes over the segments of a later manifest that goes on. They change no read yet.
+    /// Takes over the segments of a later manifest that continues this replica. Reads are the same
+    /// until [`adopt_tables`](Self::adopt_tables).
     pub(super) fn take_over(&mut self, dir: &dyn Dir, manifest: &Manifest) -> Result<()> {
         let taken = self.log.take_over(dir, manifest)?;
         let removed: Vec<u32> = taken.removed.iter().map(|(id, _)| *id).collect();

@@ -20,6 +20,7 @@ use crate::expect::Expect;
 use crate::feed::{ChangeFeed, FeedReach, WatchedRange};
 use crate::keyspace::record::CatalogueRecord;
 use crate::keyspace::{Keyspace, KeyspaceId, KeyspaceOptions};
+use crate::own_methods::by_own_methods;
 use crate::snapshot::{Range, Snapshot};
 use crate::value::Value;
 
@@ -289,10 +290,10 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
         self.engine().delete_range_in(Some(self.living()), (from, to), self.durability(), watch)
     }
 
-    /// Deletes all keys, at once and for any number of them: the keyspace gets a new id under its
-    /// name, and the keys of the old one are deleted in the background. This handle goes on with
-    /// the new id; calls of others return [`Error::KeyspaceDropped`]. Batches and transactions that
-    /// have begun with the old id are refused, too.
+    /// Deletes all keys in one commit, however many there are: the keyspace gets a new id under its
+    /// name, and the background deletes the keys of the old id. This handle has the new id from then
+    /// on. Other handles, and batches and transactions with the old id, return
+    /// [`Error::KeyspaceDropped`].
     ///
     /// ```
     /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
@@ -320,7 +321,7 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
 impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
     fn read<R>(&self, key: &[u8], use_value: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>> {
         let found = self.engine().read.read_latest(self.id().stored(key).as_bytes(), use_value);
-        // After the read: what was read as absent may be so because the keyspace was dropped.
+        // After the read: a drop may have deleted the key just before it.
         self.living().check()?;
         found
     }
@@ -508,6 +509,8 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
         self.engine().feed(range, after_seqno, reach)
     }
 }
+
+by_own_methods!({ E: Borrow<SingleNodeEngine> + Send + Sync } Keyspace<E>);
 
 const _: () = {
     const fn is_shared<T: Send + Sync>() {}

@@ -1,7 +1,7 @@
 //! The removal of dropped keyspaces: deletes their keys in steps, then the record that asks for it.
 //!
-//! The record is in the commit that drops the keyspace, so a removal goes on after a crash. Nothing
-//! writes into a dropped keyspace, so once its range is empty it stays empty.
+//! The commit that drops a keyspace writes the record, so no crash loses it. Nothing writes into a
+//! dropped keyspace, so its range stays empty once it is empty.
 
 use std::ops::Bound;
 use std::sync::Arc;

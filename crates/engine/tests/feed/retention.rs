@@ -251,8 +251,7 @@ fn is_whole(engine: &SingleNodeEngine, numbers: &[u8]) -> bool {
     rise && numbers.last().is_none_or(|last| value.is_some_and(|value| value[0] == *last))
 }
 
-/// After any crash the history is whole from its beginning on, and after any failed call the next
-/// compaction goes on.
+/// After any crash and after any failed call, the history has each commit from its beginning on.
 #[test]
 fn crashes_and_faults_leave_a_whole_history() {
     let story = |fs: &SimFs, history_bytes: u64| -> Result<(), Error> {

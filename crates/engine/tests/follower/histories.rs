@@ -26,7 +26,7 @@ const HISTORY_BYTES: [u64; 3] = [0, 1 << 30, 20_000];
 #[derive(Debug)]
 struct Look {
     witness: OnceLock<Arc<Witness>>,
-    /// It looks before every so many calls; never for 0.
+    /// The number of calls from one look to the next; 0 for no looks.
     every: AtomicU32,
     calls: AtomicU64,
     looks: AtomicU64,

@@ -31,7 +31,7 @@ pub(crate) enum Ask {
     Hold,
     /// Compare the held snapshots with what they were, and drop them.
     Release,
-    /// Catch up after a power loss that has left so many states.
+    /// Catch up after a power loss that has left this number of states.
     Diverge { kept: usize },
 }
 
