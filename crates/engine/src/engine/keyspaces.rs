@@ -105,9 +105,10 @@ impl SingleNodeEngine {
     }
 
     /// Drops a keyspace: one commit, for any number of keys. Its handles return
-    /// [`Error::KeyspaceDropped`] from then on. The background deletes the keys, in commits of up to
-    /// 1,024. If the process ends first, the next one deletes the rest. In a store without threads
-    /// [`run_compaction_now`](Self::run_compaction_now) deletes them. A drop works on a full device.
+    /// [`Error::KeyspaceDropped`] from then on. The background deletes the keys, in commits of up
+    /// to 1,024. If the process ends first, the next one deletes the rest. In a store without
+    /// threads [`run_compaction_now`](Self::run_compaction_now) deletes them. A drop works on a
+    /// full device.
     ///
     /// ```
     /// # use hightower_engine::{Error, KeyspaceOptions, SingleNodeEngine};

@@ -17,8 +17,8 @@ use std::time::Duration;
 pub struct FollowerConfig {
     /// The directory of the store.
     pub data_dir: PathBuf,
-    /// A thread catches up again and again, with this pause. Catching up costs a few system calls if
-    /// nothing has changed. Default: zero, which means no thread: only
+    /// A thread catches up again and again, with this pause. Catching up costs a few system calls
+    /// if nothing has changed. Default: zero, which means no thread: only
     /// [`catch_up`](crate::Follower::catch_up) moves the follower.
     pub refresh_interval: Duration,
 }

@@ -291,8 +291,8 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
     }
 
     /// Deletes all keys in one commit, however many there are: the keyspace gets a new id under its
-    /// name, and the background deletes the keys of the old id. This handle has the new id from then
-    /// on. Other handles, and batches and transactions with the old id, return
+    /// name, and the background deletes the keys of the old id. This handle has the new id from
+    /// then on. Other handles, and batches and transactions with the old id, return
     /// [`Error::KeyspaceDropped`].
     ///
     /// ```
