@@ -284,7 +284,8 @@ impl Manifest {
         if entry.kind == SegmentKind::Compacted && entry.state == SegmentState::Open {
             return Err("a compacted segment that is not sealed");
         }
-        if entry.kind == SegmentKind::Append && entry.base_seq >= self.next_seq {
+        let last_seq = entry.last_seq().filter(|_| entry.is_retained()).unwrap_or(entry.base_seq);
+        if entry.kind == SegmentKind::Append && last_seq >= self.next_seq {
             return Err("a segment with seqs that were never assigned");
         }
         Ok(())

@@ -343,6 +343,8 @@ mod tests {
             assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest.clone()));
         }
         is_damaged(|manifest| manifest.retained.push(SegmentEntry { id: 2, state: RETAINED, ..ENTRY }));
+        let beyond = SegmentState::Retained { len_bytes: 100, records: 90, commits: 66 };
+        assert!(manifest.check_entry(&SegmentEntry { id: 2, state: beyond, ..ENTRY }).is_err(), "seqs that come later");
         is_damaged(|manifest| manifest.segments.insert(0, SegmentEntry { state: RETAINED, ..ENTRY }));
     }
 
