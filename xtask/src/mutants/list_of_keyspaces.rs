@@ -58,6 +58,11 @@ pub(super) const OF_KEYSPACES: &[Mutant] = &[
         &[rule("a_removal_goes_on"), rule("the_background_removes")],
     ),
     caught(
+        "removal_of_others_not_awaited",
+        "a full compaction removes dropped keys that the background is about to remove",
+        &[rule("writers_beside_a_drop")],
+    ),
+    caught(
         "auth_keyspaces_unchecked",
         "a principal's rights are about one keyspace",
         &[plain("hightower-auth", "service", "the_authorized_engine_checks")],
