@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Committed, Durability, Error as EngineError, Expect, KeyBounds, KvEngine,
-    KvReader, KvWriter, Pairs, Rejected, Result, Value, prefix_end,
+    ApplyOutcome, Batch, BatchOutcome, Committed, Durability, Error as EngineError, Expect, KeyBounds, KeyspaceEngine,
+    KvEngine, KvReader, KvWriter, Pairs, Rejected, Result, Value, prefix_end,
 };
 use hightower_log::Command;
 
@@ -30,8 +30,8 @@ const MAX_TRIES: u32 = 1000;
 /// | `submit`, `submit_batch`, and such changes in a batch | `Admin` on the key |
 /// | each requirement of a batch | `Read` on its key |
 ///
-/// A batch is allowed as a whole or not at all. The service's own keys are out of reach: single
-/// keys are refused, and ranges skip them.
+/// A batch is allowed as a whole or not at all. The service's records are in a keyspace of their
+/// own, out of reach.
 ///
 /// Every operation checks the principal's current rights. A write commits only if no access rights
 /// have changed since its check. So after a revocation returns, no write that was allowed before it
@@ -74,7 +74,7 @@ pub struct AuthorizedEngine<E, H, C> {
     principal: Principal,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, C> {
     /// The service's engine with the rights of `principal`.
     pub fn new(service: &AuthService<E, H, C>, principal: Principal) -> Self {
         Self { service: service.clone(), principal }
@@ -169,12 +169,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
     fn commit_checked(&self, batch: &Batch, durability: Option<Durability>) -> Result<BatchOutcome> {
         // The engine's reserve is for changes that revoke access; a principal must not use it.
         let uses_reserve = planted("auth_reserve_for_all") && batch.uses_reserve();
+        let records = self.service.records().keyspace();
         for _ in 0..MAX_TRIES {
             let access = self.check_batch(batch)?;
             let mut guarded = batch.clone();
-            guarded.use_reserve(uses_reserve).require(record_keys::GENERATION, Expect::Version(access.generation));
+            let unchanged = Expect::Version(access.generation);
+            guarded.use_reserve(uses_reserve).require_in(records, record_keys::GENERATION, unchanged);
             match self.service.commit_within_quotas(&access, guarded, durability)? {
-                BatchOutcome::Rejected(Rejected { key, .. }) if key == record_keys::GENERATION => {}
+                BatchOutcome::Rejected(Rejected { keyspace, key, .. })
+                    if key == record_keys::GENERATION
+                        && (keyspace == records.id() || planted("auth_keyspace_of_rejections_ignored")) => {}
                 outcome => return Ok(outcome),
             }
         }
@@ -211,18 +215,16 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
             let action = if change.given.is_some() { Action::Admin } else { Action::Write };
             (action, change.key)
         });
-        let needed = changes.chain(batch.requirements().map(|(key, _)| (Action::Read, key)));
+        let needed = changes.chain(batch.requirements().map(|requirement| (Action::Read, requirement.key)));
         for (action, key) in needed {
             if !access.allows(action, key, now_ms) {
                 return self.refuse(action, key);
             }
         }
-        // A rejection names the key that it met: none of the service's own.
         for (from, to, _) in batch.range_requirements() {
             let range = KeyRange::bounds(from, to);
-            let is_reserved = range.without(&record_keys::reserved_keys()) != [range.clone()];
-            let is_refused = is_reserved || !access.allows_range(Action::Read, &range, now_ms);
-            if !range.is_empty() && is_refused && !planted("auth_range_requirements_unchecked") {
+            let is_refused = !access.allows_range(Action::Read, &range, now_ms);
+            if is_refused && !planted("auth_range_requirements_unchecked") {
                 return self.refuse(Action::Read, range.start());
             }
         }
@@ -241,7 +243,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<E, H, 
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for AuthorizedEngine<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for AuthorizedEngine<E, H, C> {
     fn submit(&self, command: Command) -> Result<ApplyOutcome> {
         let mut batch = Batch::new();
         batch.submit(&command);
@@ -285,23 +287,12 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
 
     fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
         self.check_range(&KeyRange::prefix(prefix.as_ref()))?;
-        let mut found = self.service.engine().get_prefix(prefix)?;
-        found.retain(|(key, _)| !key.starts_with(record_keys::RESERVED_PREFIX));
-        Ok(found)
+        self.service.engine().get_prefix(prefix)
     }
 
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
-        let range = KeyRange::bounds(from, to);
-        self.check_range(&range)?;
-        match range.without(&record_keys::reserved_keys()).as_slice() {
-            [] => Ok(Vec::new()),
-            [part] => {
-                let to = part.end().map_or(Bound::Unbounded, Bound::Excluded);
-                self.service.engine().scan(Bound::Included(part.start()), to, limit)
-            }
-            // One scan, without the service's own keys: two scans would see two states.
-            _ => self.service.engine().pairs(from, to)?.filter(|pair| !is_reserved(pair)).take(limit).collect(),
-        }
+        self.check_range(&KeyRange::bounds(from, to))?;
+        self.service.engine().scan(from, to, limit)
     }
 
     fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
@@ -309,7 +300,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvEngine for Authorized
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvReader for AuthorizedEngine<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> KvReader for AuthorizedEngine<E, H, C> {
     fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         Self::get(self, key)
     }
@@ -323,7 +314,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvReader for Authorized
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> KvWriter for AuthorizedEngine<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> KvWriter for AuthorizedEngine<E, H, C> {
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
         Self::commit(self, batch)
     }
@@ -340,8 +331,8 @@ struct CheckedPairs<'a, E, H, C> {
     is_refused: bool,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> CheckedPairs<'_, E, H, C> {
-    /// The next pair of `next` that is not one of the service's own.
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> CheckedPairs<'_, E, H, C> {
+    /// The next pair of `next`.
     fn checked(
         &mut self,
         next: impl Fn(&mut Pairs<'_>) -> Option<Result<(Vec<u8>, Value)>>,
@@ -349,7 +340,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> CheckedPairs<'_, E, H, 
         if self.is_refused {
             return None;
         }
-        let pair = std::iter::from_fn(|| next(&mut self.pairs)).find(|pair| !is_reserved(pair))?;
+        let pair = next(&mut self.pairs)?;
         let Ok((key, _)) = &pair else { return Some(pair) };
         match self.view.check(Action::Read, key) {
             Err(error) if !planted("auth_range_after_revocation") => {
@@ -361,7 +352,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> CheckedPairs<'_, E, H, 
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> Iterator for CheckedPairs<'_, E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> Iterator for CheckedPairs<'_, E, H, C> {
     type Item = Result<(Vec<u8>, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -369,14 +360,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> Iterator for CheckedPai
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> DoubleEndedIterator for CheckedPairs<'_, E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> DoubleEndedIterator for CheckedPairs<'_, E, H, C> {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.checked(|pairs| pairs.next_back())
     }
-}
-
-fn is_reserved(pair: &Result<(Vec<u8>, Value)>) -> bool {
-    pair.as_ref().is_ok_and(|(key, _)| key.starts_with(record_keys::RESERVED_PREFIX))
 }
 
 impl<E, H, C> fmt::Debug for AuthorizedEngine<E, H, C> {
@@ -386,7 +373,7 @@ impl<E, H, C> fmt::Debug for AuthorizedEngine<E, H, C> {
 }
 
 /// Creates an authentication service with the default parts on an engine.
-pub trait IntoAuthService: KvEngine + Sized {
+pub trait IntoAuthService: KeyspaceEngine + Sized {
     /// Returns the shared engine, and a service on it with [`crate::Argon2SecretHasher`] and
     /// [`crate::AesGcmEncryptor`] under `master_key`.
     fn into_argon2_hasher_aes_gcm_auth_service(
@@ -395,7 +382,7 @@ pub trait IntoAuthService: KvEngine + Sized {
     ) -> (Arc<Self>, AuthService<Arc<Self>, crate::Argon2SecretHasher, crate::AesGcmEncryptor>);
 }
 
-impl<E: KvEngine> IntoAuthService for E {
+impl<E: KeyspaceEngine> IntoAuthService for E {
     fn into_argon2_hasher_aes_gcm_auth_service(
         self,
         master_key: [u8; 32],

@@ -1,8 +1,9 @@
 //! Users, passwords, sessions, API keys, permissions and an audit trail, on any Hightower KV
 //! engine.
 //!
-//! An [`AuthService`] stores its records in an engine, under one reserved prefix, and changes them
-//! only by conditional batches: each change is atomic, also under concurrency and in a crash.
+//! An [`AuthService`] stores its records in an engine, in a [keyspace](records) of their own, which no
+//! key of a user reaches, and changes them only by conditional batches: each change is atomic, also
+//! under concurrency and in a crash.
 //! Records are authenticated and metadata is encrypted. Records that the service did not write are
 //! refused ([`Error::Crypto`]).
 //!
@@ -110,7 +111,7 @@ pub use password::{BreachCheck, MAX_PASSWORD_LEN_BYTES, MIN_PASSWORD_FLOOR, Pass
 pub use permission::{Action, Grant, KeyRange, MAX_GRANT_KEY_LEN_BYTES, MAX_GRANTS, PermissionSet};
 pub use quota::{Quota, QuotaUse};
 pub use record::{ApiKeyAccess, ApiKeyRecord, MAX_LABEL_LEN_BYTES, RoleRecord, SessionRecord, UserRecord};
-pub use record_keys::{RESERVED_PREFIX, reserved_keys};
+pub use record_keys::records;
 pub use role_names::{MAX_ROLE_NAME_LEN_BYTES, MAX_ROLES};
 pub use service::{
     AdminService, ApiKeyOptions, AuditFilter, AuditPage, AuthService, AuthStats, DefaultAuthService, FactorCheck,

@@ -139,17 +139,6 @@ impl KeyRange {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
-    /// The parts of the range before and after `hole`, without empty parts.
-    pub fn without(&self, hole: &Self) -> Vec<Self> {
-        let before = Self { start: self.start.clone(), end: earlier(self.end.as_ref(), &hole.start) };
-        let mut parts = vec![before];
-        if let Some(hole_end) = &hole.end {
-            parts.push(Self { start: self.start.clone().max(hole_end.clone()), end: self.end.clone() });
-        }
-        parts.retain(|part| !part.is_empty());
-        parts
-    }
-
     /// Whether the ranges have a common key.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let begins_before_end = |one: &Self, other: &Self| other.end.as_ref().is_none_or(|end| one.start < *end);
@@ -171,10 +160,6 @@ fn successor(key: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) use hightower_engine::prefix_end;
-
-fn earlier(end: Option<&Vec<u8>>, other: &Vec<u8>) -> Option<Vec<u8>> {
-    Some(end.map_or(other, |end| end.min(other)).clone())
-}
 
 /// A set of actions on a range of keys. No action implies another.
 ///
@@ -428,16 +413,6 @@ mod tests {
         assert_eq!(prefix_end(b"\xff\xff"), None);
         assert_eq!(prefix_end(b""), None);
         assert!(KeyRange::prefix(b"\xff".to_vec()).contains(b"\xff\xff\xff"));
-    }
-
-    #[test]
-    fn a_hole_splits_a_range() {
-        let hole = KeyRange::prefix("m");
-        let parts = KeyRange::all().without(&hole);
-        assert_eq!(parts, [KeyRange::new("", Some(b"m".to_vec())), KeyRange::new("n", None)]);
-        assert!(KeyRange::prefix("ma").without(&hole).is_empty());
-        assert_eq!(KeyRange::prefix("x").without(&hole), [KeyRange::prefix("x")]);
-        assert_eq!(KeyRange::prefix("a").without(&hole), [KeyRange::prefix("a")]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Keys of the service's records in the engine: one prefix, then a letter per kind.
+//! Keys of the service's records in their keyspace: a letter per kind, or a word.
 //!
 //! | key | record |
 //! | --- | --- |
@@ -22,41 +22,45 @@
 //! | `x/` skeleton | ids of users whose names have this skeleton |
 //! | `m/` `u` or `k`, id | encrypted metadata of a user or an API key |
 
+use hightower_engine::{Keyspace, ReservedKeyspace};
+
 use crate::crypto::TAG_LEN_BYTES;
 use crate::id::ID_LEN_BYTES;
-use crate::permission::KeyRange;
 
-/// The prefix of every key of the service. [`crate::AuthorizedEngine`] refuses access to them.
-pub const RESERVED_PREFIX: &[u8] = b"\0auth/";
-
-pub(crate) const META: &[u8] = b"\0auth/meta";
-pub(crate) const GENERATION: &[u8] = b"\0auth/gen";
-pub(crate) const ROLE_DELETIONS: &[u8] = b"\0auth/deleted";
-pub(crate) const AUDIT_HEAD: &[u8] = b"\0auth/head";
-pub(crate) const NAMES: &[u8] = b"\0auth/n/";
-pub(crate) const USERS: &[u8] = b"\0auth/u/";
-pub(crate) const ROLES: &[u8] = b"\0auth/r/";
-pub(crate) const AUDIT: &[u8] = b"\0auth/a/";
-pub(crate) const API_KEYS: &[u8] = b"\0auth/k/";
-pub(crate) const METADATA: &[u8] = b"\0auth/m/";
-pub(crate) const SESSIONS: &[u8] = b"\0auth/s/";
-
-pub(crate) const FACTORS: &[u8] = b"\0auth/f/";
-pub(crate) const FACTOR_POLICY: &[u8] = b"\0auth/factors";
-pub(crate) const SINGLE_USES: &[u8] = b"\0auth/t/";
-
-/// The range of the service's own keys. Only the service should read or write them; the
-/// command-line tool skips them.
+/// The keyspace of the service's records in every store. Only the service should change them.
 ///
 /// # Examples
 /// ```
-/// use hightower_auth::{RESERVED_PREFIX, reserved_keys};
-/// assert!(reserved_keys().contains(&[RESERVED_PREFIX, b"meta"].concat()));
-/// assert!(!reserved_keys().contains(b"auth/meta"));
+/// use hightower_auth::{AuthService, DefaultAuthService, records};
+/// use hightower_engine::{KeyspaceEngine, SingleNodeEngine};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let auth: DefaultAuthService<_> = AuthService::open(SingleNodeEngine::open(dir.path())?, [7; 32])?;
+/// assert!(auth.engine().get_versioned_in(&records(), b"meta")?.is_some());
+/// assert!(auth.engine().is_empty(), "no key of a user");
+/// # Ok(())
+/// # }
 /// ```
-pub fn reserved_keys() -> KeyRange {
-    KeyRange::prefix(RESERVED_PREFIX)
+#[must_use]
+pub fn records() -> Keyspace<()> {
+    Keyspace::reserved(ReservedKeyspace::Auth)
 }
+
+pub(crate) const META: &[u8] = b"meta";
+pub(crate) const GENERATION: &[u8] = b"gen";
+pub(crate) const ROLE_DELETIONS: &[u8] = b"deleted";
+pub(crate) const AUDIT_HEAD: &[u8] = b"head";
+pub(crate) const NAMES: &[u8] = b"n/";
+pub(crate) const USERS: &[u8] = b"u/";
+pub(crate) const ROLES: &[u8] = b"r/";
+pub(crate) const AUDIT: &[u8] = b"a/";
+pub(crate) const API_KEYS: &[u8] = b"k/";
+pub(crate) const METADATA: &[u8] = b"m/";
+pub(crate) const SESSIONS: &[u8] = b"s/";
+
+pub(crate) const FACTORS: &[u8] = b"f/";
+pub(crate) const FACTOR_POLICY: &[u8] = b"factors";
+pub(crate) const SINGLE_USES: &[u8] = b"t/";
 
 /// The index entry of a normal username, by its keyed tag.
 pub(crate) type NameTag = [u8; TAG_LEN_BYTES];
@@ -81,7 +85,7 @@ pub(crate) fn name(tag: &NameTag) -> Vec<u8> {
 }
 
 pub(crate) fn look_alikes(skeleton: &str) -> Vec<u8> {
-    join(&[RESERVED_PREFIX, b"x/", skeleton.as_bytes()])
+    join(&[b"x/", skeleton.as_bytes()])
 }
 
 pub(crate) fn api_key(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
@@ -89,7 +93,7 @@ pub(crate) fn api_key(id: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
 }
 
 pub(crate) fn api_keys_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
-    join(&[RESERVED_PREFIX, b"K/", user])
+    join(&[b"K/", user])
 }
 
 pub(crate) fn api_key_of(user: &[u8; ID_LEN_BYTES], key: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
@@ -101,7 +105,7 @@ pub(crate) fn session(token_hash: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn sessions_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
-    join(&[RESERVED_PREFIX, b"S/", user])
+    join(&[b"S/", user])
 }
 
 pub(crate) fn session_of(user: &[u8; ID_LEN_BYTES], session: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
@@ -154,7 +158,7 @@ pub(crate) fn single_use(token_hash: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn single_uses_of(user: &[u8; ID_LEN_BYTES]) -> Vec<u8> {
-    join(&[RESERVED_PREFIX, b"T/", user])
+    join(&[b"T/", user])
 }
 
 pub(crate) fn single_use_of(user: &[u8; ID_LEN_BYTES], token_hash: &[u8]) -> Vec<u8> {
@@ -162,7 +166,7 @@ pub(crate) fn single_use_of(user: &[u8; ID_LEN_BYTES], token_hash: &[u8]) -> Vec
 }
 
 pub(crate) fn guess_slot(slot: u16) -> Vec<u8> {
-    join(&[RESERVED_PREFIX, b"g/", &slot.to_be_bytes()])
+    join(&[b"g/", &slot.to_be_bytes()])
 }
 
 pub(crate) fn audit(seq: u64) -> Vec<u8> {

@@ -20,9 +20,9 @@ use std::time::Duration;
 use hightower_auth::crypto::MasterKeyId;
 use hightower_auth::{
     Action, AesGcmEncryptor, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, Factor, FactorCheck, FactorPolicy,
-    Grant, KeyRange, KeyRing, Login, Proof, StepUp, Token,
+    Grant, KeyRange, KeyRing, Login, Proof, StepUp, Token, records,
 };
-use hightower_engine::{AppendMode, Components, Durability, SingleNodeEngine, SnapshotEngine, StoreConfig};
+use hightower_engine::{AppendMode, Components, Durability, KvState, SingleNodeEngine, StoreConfig};
 use hightower_seams::ManualClock;
 use hightower_segment::sim::{CrashPlan, SeededEntropy, SimFs};
 use support::{
@@ -43,10 +43,14 @@ fn open(fs: &SimFs, mode: AppendMode, durability: Durability) -> Engine {
     Arc::new(SingleNodeEngine::with_components(config, components).unwrap())
 }
 
+fn records_of(engine: &Engine) -> KvState {
+    engine.snapshot().unwrap().keyspace(&records()).unwrap().to_state().unwrap()
+}
+
 fn image(engine: &Engine) -> Image {
-    let state = engine.snapshot_state().unwrap();
+    let state = records_of(engine);
     let entry = |(key, value): (&[u8], &[u8])| (key.to_vec(), (value.to_vec(), state.version_of(key).unwrap()));
-    Image { entries: state.iter().map(entry).collect(), version: engine.latest_version() }
+    Image { entries: state.iter().map(entry).collect(), version: engine.latest_version(), ..Image::default() }
 }
 
 /// Master keys 1 up to `newest`.
@@ -305,7 +309,7 @@ fn explore(mode: AppendMode, durability: Durability) {
     for state in story.fs.crash_states(CrashPlan { exhaustive_limit: 4, samples: samples(), seed: 1 }) {
         visited += 1;
         let engine = open(&state.fs, mode, durability);
-        let digest = engine.snapshot_state().unwrap().digest();
+        let digest = records_of(&engine).digest();
         let found = known.entry(digest).or_insert_with(|| {
             let found = answers(&image(&engine), &story.tokens);
             goes_on(&engine);

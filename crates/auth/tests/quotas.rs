@@ -13,7 +13,7 @@ use hightower_auth::{
     KeyRange, Quota,
 };
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Error, Expect, KvEngine, SingleNodeEngine, StoreConfig,
+    ApplyOutcome, Batch, BatchOutcome, Command, Error, Expect, KeyspaceEngine, KvEngine, SingleNodeEngine, StoreConfig,
 };
 use proptest::prelude::*;
 use support::{MemEngine, PASSWORD, Service, service, service_on};
@@ -33,11 +33,11 @@ fn at_most(grant: Grant, max_keys: impl Into<Option<u64>>, max_bytes: impl Into<
 }
 
 /// The view of a user with one role of the same name.
-fn tenant<E: KvEngine>(auth: &Service<E>, name: &str, grants: &[Grant]) -> View<E> {
+fn tenant<E: KeyspaceEngine>(auth: &Service<E>, name: &str, grants: &[Grant]) -> View<E> {
     limited(auth, name, grants, ApiKeyAccess::LikeOwner)
 }
 
-fn limited<E: KvEngine>(auth: &Service<E>, name: &str, grants: &[Grant], access: ApiKeyAccess) -> View<E> {
+fn limited<E: KeyspaceEngine>(auth: &Service<E>, name: &str, grants: &[Grant], access: ApiKeyAccess) -> View<E> {
     auth.set_role(name, grants).unwrap();
     let user = match auth.find_user(name).unwrap() {
         Some(user) => user,
@@ -56,7 +56,7 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     error.to_string()
 }
 
-fn keys<E: KvEngine>(auth: &Service<E>, prefix: &str) -> usize {
+fn keys<E: KeyspaceEngine>(auth: &Service<E>, prefix: &str) -> usize {
     auth.engine().get_prefix(prefix).unwrap().len()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hightower_auth::{
     Action, ApiKeyOptions, AuditVerdict, AuthOptions, AuthService, AuthorizedEngine, EncryptedBlob, EnvelopeEncryptor,
-    Grant, KeyRange, Login, PasswordCheck, Principal, RESERVED_PREFIX, Token, UserRecord,
+    Grant, KeyRange, Login, PasswordCheck, Principal, Token, UserRecord,
 };
 use hightower_engine::{Batch, Command, Expect, KeyspaceOptions, KvEngine, SingleNodeEngine};
 use support::{MemEngine, OTHER, PASSWORD, Service, cheap_hasher, no_delays, options, service, service_on};
@@ -380,9 +380,6 @@ fn the_authorized_engine_checks_every_operation() {
     assert!(!jobs.commit(Batch::new().put("jobs/3", "").require("jobs/9", Expect::Present)).unwrap().is_committed());
 
     let root = view(&auth, "root-like", &[Grant::new(Action::ALL, KeyRange::all()).unwrap()]);
-    denied(root.get([RESERVED_PREFIX, b"meta"].concat()));
-    denied(root.put([RESERVED_PREFIX, b"meta"].concat(), b""));
-    denied(root.get_prefix(RESERVED_PREFIX));
     engine.put(b"\0", b"").unwrap();
     let all = root.scan(Unbounded, Unbounded, 100).unwrap();
     assert_eq!(all.iter().map(|(key, _)| key.as_slice()).collect::<Vec<_>>(), [&b"\0"[..], b"jobs/1", b"jobs/2"]);
@@ -459,7 +456,7 @@ fn swapped_metadata_is_refused() {
     let (engine, _, auth) = service();
     let alice = auth.create_user_with_metadata("alice", PASSWORD, Some(b"hers")).unwrap();
     let bob = auth.create_user_with_metadata("robert", PASSWORD, Some(b"his")).unwrap();
-    let at = |user: &UserRecord| [b"\0auth/m/u", user.user_id.as_bytes().as_slice()].concat();
+    let at = |user: &UserRecord| [b"m/u", user.user_id.as_bytes().as_slice()].concat();
     let hers = engine.image().entries[&at(&alice)].0.clone();
     // A moved record is refused. So is a moved encrypted field, which is bound to its record.
     let blob = EncryptedBlob::from_bytes(&hers[1..hers.len() - 32]).unwrap();

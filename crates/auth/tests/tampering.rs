@@ -146,7 +146,7 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
         service_on(MemEngine::with_image(image.clone()), &support::clock()).verify_audit(since).unwrap()
     };
     let AuditVerdict::Intact { entries, anchor } = verdict(&world.image, None) else { panic!() };
-    let trail: Vec<Vec<u8>> = world.image.entries.keys().filter(|key| key.starts_with(b"\0auth/a/")).cloned().collect();
+    let trail: Vec<Vec<u8>> = world.image.entries.keys().filter(|key| key.starts_with(b"a/")).cloned().collect();
     assert_eq!(trail.len() as u64, entries);
     assert!(matches!(verdict(&world.image, Some(&anchor)), AuditVerdict::Intact { .. }));
     for (at, key) in trail.iter().enumerate() {
@@ -164,7 +164,7 @@ fn the_verifier_finds_every_edit_removal_and_insertion() {
         }
         let mut image = world.image.clone();
         let value = image.entries[key].clone();
-        image.entries.insert([b"\0auth/a/".as_slice(), &(entries + 7).to_be_bytes()].concat(), value);
+        image.entries.insert([b"a/".as_slice(), &(entries + 7).to_be_bytes()].concat(), value);
         broken_at(verdict(&image, None));
     }
     // A removed tail with the old head: only the anchor detects it.

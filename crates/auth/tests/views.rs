@@ -5,15 +5,17 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hightower_auth::{Action, AesGcmEncryptor, Argon2SecretHasher, AuthorizedEngine, Grant, KeyRange, RESERVED_PREFIX};
-use hightower_engine::{Batch, Durability, Error, KvEngine, KvReader, KvWriter, SingleNodeEngine};
+use hightower_auth::{Action, AesGcmEncryptor, Argon2SecretHasher, AuthorizedEngine, Grant, KeyRange, records};
+use hightower_engine::{
+    Batch, Durability, Error, Expect, KeyspaceEngine, KeyspaceId, KvEngine, KvReader, KvWriter, SingleNodeEngine,
+};
 use support::{MemEngine, PASSWORD, Service, service, service_on};
 
 mod support;
 
 type View<E> = AuthorizedEngine<E, Argon2SecretHasher, Arc<AesGcmEncryptor>>;
 
-fn view<E: KvEngine>(auth: &Service<E>, grants: &[Grant]) -> View<E> {
+fn view<E: KeyspaceEngine>(auth: &Service<E>, grants: &[Grant]) -> View<E> {
     let user = auth.create_user("alice", PASSWORD).unwrap();
     auth.set_role("role", grants).unwrap();
     auth.set_user_roles(&user.user_id, &["role".into()]).unwrap();
@@ -32,7 +34,7 @@ fn keys(pairs: hightower_engine::Pairs<'_>) -> Vec<Vec<u8>> {
 /// On an engine with its own iterator, and on one whose iterator is a scan.
 #[test]
 fn a_view_is_a_reader_and_a_writer() {
-    fn on<E: KvEngine + 'static>(auth: &Service<E>) {
+    fn on<E: KeyspaceEngine + 'static>(auth: &Service<E>) {
         auth.engine().put("other/a", "hidden").unwrap();
         let view: Arc<dyn KvWriter> = Arc::new(view(auth, &[grant(KeyRange::prefix("jobs/"))]));
         for key in [b"jobs/1", b"jobs/2", b"jobs/3"] {
@@ -66,14 +68,12 @@ fn a_view_is_a_reader_and_a_writer() {
     on(&service_on(Arc::new(SingleNodeEngine::open(dir.path()).unwrap()), &support::clock()));
 }
 
-/// The service's own keys lie between those of the principal.
 #[test]
-fn a_range_around_the_services_keys_is_of_one_moment_and_without_them() {
+fn a_range_is_of_one_moment() {
     let (engine, _, auth) = service();
     let view = view(&auth, &[grant(KeyRange::all())]);
-    let around = [b"\0a".to_vec(), b"z".to_vec()];
-    assert!(*around[0] < *RESERVED_PREFIX && *RESERVED_PREFIX < *around[1]);
-    for key in &around {
+    let own = [b"\0a".to_vec(), b"z".to_vec()];
+    for key in &own {
         view.put(key, "").unwrap();
     }
     let (all, limited) = (Bound::Unbounded, usize::MAX);
@@ -84,13 +84,69 @@ fn a_range_around_the_services_keys_is_of_one_moment_and_without_them() {
     ];
     for read in read {
         *engine.trace.lock() = Some(Vec::new());
-        assert_eq!(read(), around);
+        assert_eq!(read(), own);
         let trace = engine.trace.lock().take().unwrap();
         assert_eq!(trace.iter().filter(|(what, _)| *what == "scan").count(), 1, "one scan is of one moment");
     }
-    assert_eq!(view.scan(all, all, 1).unwrap()[0].0, around[0]);
+    assert_eq!(view.scan(all, all, 1).unwrap()[0].0, own[0]);
     let reversed: Vec<_> = view.range(..).unwrap().rev().map(|pair| pair.unwrap().0).collect();
-    assert!(reversed.iter().eq(around.iter().rev()));
+    assert!(reversed.iter().eq(own.iter().rev()));
+}
+
+/// Whatever bytes a user's key has, it is not a record of the service: writing, deleting and
+/// requiring it do not touch the records, and no read, count or feed of users shows them.
+#[test]
+fn no_key_of_a_user_reaches_the_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Arc::new(SingleNodeEngine::open(dir.path()).unwrap());
+    let auth = service_on(Arc::clone(&engine), &support::clock());
+    let view = view(&auth, &[grant(KeyRange::all())]);
+    let all = || engine.scan_in(&records(), Bound::Unbounded, Bound::Unbounded, usize::MAX).unwrap();
+    let before = all();
+    assert!(before.len() > 5 && before.iter().any(|(key, _)| key == b"gen"));
+    assert_eq!((engine.len(), engine.is_empty(), engine.prefix("").unwrap().count()), (0, true, 0));
+    assert_eq!((engine.keyspaces().unwrap().len(), auth.quota_use(&KeyRange::all()).unwrap().keys), (0, 0));
+    assert!(engine.watch(.., 0).unwrap().try_next().unwrap().is_none(), "a feed of users has no record");
+
+    // The names of the records, with each first byte, and with what could be a prefix of theirs.
+    let names = before.iter().map(|(key, _)| key.clone());
+    let of_bytes = (0..=u8::MAX).flat_map(|byte| [vec![byte], vec![byte, 1, 2], [&[byte, 1, 2][..], b"gen"].concat()]);
+    let mut own: Vec<Vec<u8>> = names.chain(of_bytes).chain([b"\0auth/gen".to_vec()]).collect();
+    own.sort();
+    own.dedup();
+    for key in &own {
+        assert_eq!(view.get(key).unwrap(), None, "{key:?}");
+        view.put(key, "of a user").unwrap();
+        let mut batch = Batch::new();
+        batch.put(key, "again").require(key, Expect::Absent);
+        let rejected = view.commit(&batch).unwrap().committed().unwrap_err();
+        assert_eq!((rejected.keyspace, &rejected.key), (KeyspaceId::DEFAULT, key));
+    }
+    assert_eq!(all(), before, "no record has changed");
+    assert_eq!(keys(view.range(..).unwrap()), own);
+    assert_eq!(engine.len(), own.len());
+    for key in &own {
+        view.delete(key).unwrap();
+    }
+    assert_eq!((all(), engine.len()), (before, 0));
+    assert_eq!(auth.get_role("role").unwrap().unwrap().grants.len(), 1);
+}
+
+/// A store without the catalogue's records, or opened only for reading, still has the users.
+#[test]
+fn a_read_only_store_shows_its_users_and_a_new_one_gets_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let read_only = || SingleNodeEngine::open_read_only(dir.path()).unwrap();
+    drop(SingleNodeEngine::open(dir.path()).unwrap());
+    let empty = service_on(read_only(), &support::clock());
+    assert!(!empty.is_initialised().unwrap() && empty.find_user("alice").is_err());
+    drop(empty);
+    let auth = service_on(SingleNodeEngine::open(dir.path()).unwrap(), &support::clock());
+    auth.create_user("alice", PASSWORD).unwrap();
+    drop(auth);
+    let auth = service_on(read_only(), &support::clock());
+    assert!(auth.is_initialised().unwrap());
+    assert_eq!(auth.find_user("alice").unwrap().unwrap().username, "alice");
 }
 
 #[test]

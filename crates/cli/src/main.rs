@@ -6,7 +6,7 @@
 //!   which the shell has too; [`options`] — the common options, and the verbs that use them;
 //! * [`session`] — opening and closing the store, for one verb or for a whole shell;
 //! * [`screen`], [`table`], [`progress`], [`units`] — output for people and programs;
-//! * [`reach`] — the keys that plain verbs skip;
+//! * [`reach`] — the keyspace that a verb is about;
 //! * [`notation`], [`records`], [`lines`] — keys and values as text, and text as lines;
 //! * [`failure`] — errors and exit codes; [`interrupt`] — Ctrl-C; [`terminal`] — prompts on the
 //!   terminal.

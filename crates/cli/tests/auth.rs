@@ -188,7 +188,7 @@ fn roles_and_what_they_allow() {
     assert_eq!(allowed("read", r#"b"\xff""#, &few), "allowed");
     assert_eq!(allowed("admin", "jobs/7", &all), "denied");
     assert_eq!(allowed("read", "motd", &all), "denied");
-    assert_eq!(allowed("read", r#"b"\0auth/meta""#, &all), "denied");
+    assert_eq!(allowed("read", "meta", &all), "denied");
     assert_eq!(allowed("read", "jobs/7", "htk_nothing"), "refused");
     assert_eq!(desk.json(&["role", "revoke", "alice", "operator"], "")["roles"], json!(["auditor"]));
     assert_eq!(allowed("read", "jobs/7", &few), "denied");
@@ -326,7 +326,7 @@ fn the_trail_is_read_verified_and_pruned() {
     assert_eq!(past, json!({ "outcome": "pruned_past", "first_seq": 4 }));
     let anchor = text(&desk.json(&["audit", "anchor"], "")["anchor"]);
     // The removal of an entry without the service is detected.
-    desk.tool.ok(["delete", "--with-auth", r#"b"\0auth/a/\0\0\0\0\0\0\0\x05""#]);
+    desk.tool.ok(["delete", "--auth-records", r#"b"a/\0\0\0\0\0\0\0\x05""#]);
     let verdict = desk.refused(&["audit", "verify"], "");
     assert_eq!((&verdict["outcome"], &verdict["seq"]), (&json!("broken"), &json!(5)));
     // Erasing all records and starting again is detected only by the anchor.
@@ -384,7 +384,7 @@ fn reading_makes_and_changes_nothing() {
     assert!(common::files(&desk.tool.store()) == before, "a verb that reads has changed the store");
 }
 
-/// Plain verbs neither show, count, write nor replace the records of `auth`, except on request.
+/// Verbs on keys neither show, count nor replace the records of `auth`, except on request.
 #[test]
 fn plain_verbs_leave_the_services_records_alone() {
     let desk = Desk::with_alice();
@@ -394,34 +394,53 @@ fn plain_verbs_leave_the_services_records_alone() {
     for verb in [&["prefix", ""][..], &["scan"], &["scan", "--reverse"], &["prefix", "", "--keys-only"], &["export"]] {
         let shown = tool.ok(verb);
         assert_eq!(shown.lines().count(), 2, "{shown}");
-        assert!(!shown.contains("auth"), "{shown}");
-        assert!(tool.ok([verb, &["--with-auth"]].concat()).contains("argon2id") || verb.contains(&"--keys-only"));
+        assert!(!shown.contains("argon2id"), "{shown}");
+        let records = tool.ok([verb, &["--auth-records"]].concat());
+        assert!(records.contains("argon2id") || verb.contains(&"--keys-only"));
+        assert!(!records.contains("jobs/7"), "{records}");
     }
     assert_eq!(tool.ok(["scan", "--count"]), "2\n");
     assert_eq!(tool.ok(["scan", "--limit", "1"]), "b\"\\0\"\tfirst\n");
     assert_eq!(tool.ok(["scan", "--limit", "1", "--reverse", "--keys-only"]), "jobs/7\n");
-    let meta = r#"b"\0auth/meta""#;
-    for verb in [&["get", meta][..], &["put", meta, "x"], &["delete", meta]] {
-        tool.run(verb).fails(2, "--with-auth");
+    tool.run(["get", "meta"]).fails(1, "no value");
+    assert!(tool.run(["get", "meta", "--auth-records"]).code == Some(0));
+    // A key of a user with the name of a record is another one.
+    tool.ok(["put", "meta", "of a user"]);
+    tool.ok(["delete", "meta"]);
+    assert_eq!(tool.ok(["keyspace", "list"]), "");
+    tool.run(["get", "meta", "--keyspace", "$auth"]).fails(1, "no keyspace");
+    for dump in [&["dump"][..], &["dump", "--values"], &["--json", "dump", "--values"]] {
+        let shown = tool.ok(dump);
+        assert!(shown.contains("jobs/7") && !shown.contains("argon2id"), "{shown}");
     }
-    assert!(tool.run(["get", meta, "--with-auth"]).code == Some(0));
+    assert!(tool.ok(["dump", "--values", "--auth-records"]).contains("argon2id"));
 
     // An import of another store's accounts does not replace these.
     let other = Desk::new();
     other.ok(&["user", "create", "mallory"], OTHER);
     let file = other.tool.path("dump.tsv");
-    other.tool.ok(["export", "--with-auth", "-o", file.to_str().unwrap()]);
+    other.tool.ok(["export", "--auth-records", "-o", file.to_str().unwrap()]);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "it holds hashes");
     }
-    tool.run(["import", file.to_str().unwrap()]).fails(2, "--with-auth");
+    tool.ok(["import", file.to_str().unwrap()]);
     desk.ok(&["password", "verify", "alice"], PASSWORD);
     let restored = Desk::new();
     std::fs::copy(other.key_file(), restored.key_file()).unwrap();
-    restored.tool.ok(["import", "--with-auth", file.to_str().unwrap()]);
+    restored.tool.ok(["import", "--auth-records", file.to_str().unwrap()]);
     restored.ok(&["password", "verify", "mallory"], OTHER);
+
+    // A copy, a salvage and a restored backup have the users.
+    let (backup, copy, saved) = (tool.path("backup"), tool.path("copy"), tool.path("saved"));
+    let [backup, copy, saved] = [&backup, &copy, &saved].map(|path| path.to_str().unwrap());
+    tool.ok(["backup", backup]);
+    tool.ok(["--data-dir", copy, "restore", backup]);
+    tool.ok(["salvage", saved]);
+    for store in [copy, saved] {
+        desk.ok(&["--data-dir", store, "password", "verify", "alice"], PASSWORD);
+    }
 }
 
 #[test]

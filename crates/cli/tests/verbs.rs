@@ -58,7 +58,7 @@ fn keyspaces() {
     tool.run(["keyspace", "create", "a"]).fails(1, "there is a keyspace a already");
     tool.run(["keyspace", "create", "$a"]).fails(2, "reserved");
     tool.run(["put", "k", "v", "--keyspace", "b"]).fails(1, "there is no keyspace b");
-    tool.run(["put", "k", "v", "--keyspace", "a", "--with-auth"]).fails(2, "cannot be used with");
+    tool.run(["put", "k", "v", "--keyspace", "a", "--auth-records"]).fails(2, "cannot be used with");
     tool.ok(["put", "k", "in a", "--keyspace", "a"]);
     assert_eq!(tool.run(["put", "k", "again", "--keyspace", "a", "--if", "absent"]).code, Some(1));
     tool.ok(["put", "k", "default"]);

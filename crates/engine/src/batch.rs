@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
 use crate::keyspace::{
     Keyspace, KeyspaceId, LivingKeyspace, Scope, StoredBounds, StoredKey, UserKey, check_key, id_of, user_bounds,
-    user_part,
 };
 use crate::limits;
 use crate::mutants::planted;
@@ -141,6 +140,18 @@ pub struct BatchChange<'a> {
     pub value: Option<&'a [u8]>,
     /// The caller's version and timestamp; `None` if the engine assigns them.
     pub given: Option<(u64, i64)>,
+}
+
+/// One requirement of a [`Batch`] on a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchRequirement<'a> {
+    /// The id of the keyspace; [`KeyspaceId::DEFAULT`] if the batch names none.
+    pub keyspace: KeyspaceId,
+    /// The key.
+    pub key: &'a [u8],
+    /// The requirement.
+    pub expect: Expect,
 }
 
 #[derive(Clone, Debug)]
@@ -317,8 +328,11 @@ impl Batch {
     }
 
     /// Its requirements, in the order in which they were added.
-    pub fn requirements(&self) -> impl Iterator<Item = (&[u8], Expect)> + '_ {
-        self.requirements.iter().map(|requirement| (user_part(&requirement.key), requirement.expect))
+    pub fn requirements(&self) -> impl Iterator<Item = BatchRequirement<'_>> + '_ {
+        self.requirements.iter().map(|requirement| {
+            let UserKey { keyspace, key } = UserKey::of(&requirement.key);
+            BatchRequirement { keyspace, key, expect: requirement.expect }
+        })
     }
 
     /// Its requirements on ranges, in the order in which they were added, each with the seqno after

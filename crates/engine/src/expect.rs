@@ -60,7 +60,8 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store.
+    /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store. The
+    /// keyspace is the default one.
     #[must_use]
     pub fn new(key: Vec<u8>, expected: Expect, found: Option<u64>) -> Self {
         Self { keyspace: KeyspaceId::DEFAULT, key, expected, found, range: None, known_since: None }

@@ -5,6 +5,7 @@
 //! | `id.rs` | the id of a keyspace |
 //! | `stored_key.rs` | the keys of the store: the id of the keyspace, then the user's key |
 //! | `options.rs`, `record.rs` | the options of a keyspace; the records of the catalogue |
+//! | `reserved.rs` | keyspaces of the layers above the engine |
 //! | `living.rs` | a keyspace in use: handles and commits see in it whether it was dropped |
 //! | `catalogue.rs` | which keyspaces there are: creating, renaming, clearing and dropping them |
 //! | `snapshots.rs` | snapshots of keyspaces |
@@ -19,6 +20,7 @@ mod named;
 mod options;
 mod record;
 mod removal;
+mod reserved;
 mod snapshots;
 mod stored_key;
 
@@ -30,6 +32,7 @@ pub use named::Keyspace;
 pub use options::KeyspaceOptions;
 pub(crate) use record::CatalogueRecord;
 pub(crate) use removal::KeyspaceRemoval;
+pub use reserved::ReservedKeyspace;
 pub(crate) use stored_key::{
     StoredBounds, StoredKey, UserKey, check_key, is_stored_as_is, of_user, user_bounds, user_part, with_default_key,
 };

@@ -101,7 +101,7 @@ pub use hightower_seams::{Clock, SystemClock};
 pub use backup::{
     BackupReport, ExportReport, ImportReport, RestoreReport, import_snapshot, restore, restore_with_progress,
 };
-pub use batch::{Batch, BatchChange, BatchOutcome, Committed};
+pub use batch::{Batch, BatchChange, BatchOutcome, BatchRequirement, Committed};
 pub use bounds::{KeyBounds, OwnedBounds, prefix_end};
 pub use builder::StoreBuilder;
 pub use compaction::{CompactionReport, CompactionStats};
@@ -117,7 +117,7 @@ pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, G
 pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};
-pub use keyspace::{Keyspace, KeyspaceId, KeyspaceInfo, KeyspaceOptions, SharedKeyspace};
+pub use keyspace::{Keyspace, KeyspaceId, KeyspaceInfo, KeyspaceOptions, ReservedKeyspace, SharedKeyspace};
 pub use load::{OpenPhase, OpenProgress, TablesUse};
 pub use memory_budget::IndexMemoryStats;
 pub use open::OpenReport;
@@ -128,7 +128,7 @@ pub use snapshot::{Entry, Range, Snapshot};
 pub use stats::{AppendPath, SegmentStats, Stats};
 pub use tables::TableStats;
 pub use ticket::Ticket;
-pub use traits::{KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
+pub use traits::{KeyspaceEngine, KvEngine, KvReader, KvWriter, Pairs, SnapshotEngine};
 pub use transaction::{Savepoint, Transaction, TransactionEntry, TransactionRange, TransactionStats};
 pub use value::Value;
 

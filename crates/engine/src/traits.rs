@@ -10,6 +10,7 @@ use crate::batch::{Batch, BatchOutcome};
 use crate::bounds::prefix_end;
 use crate::config::Durability;
 use crate::error::Result;
+use crate::keyspace::Keyspace;
 use crate::value::Value;
 
 /// A key-value engine. Services are written against this trait, so that they run on a store, a
@@ -104,6 +105,33 @@ pub trait KvEngine: Send + Sync {
     fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
         Ok(Box::new(self.scan(from, to, usize::MAX)?.into_iter().map(Ok)))
     }
+}
+
+/// An engine with keyspaces: its batches may name them, and it reads them. The calls of
+/// [`KvEngine`] are about its own keys. A layer keeps its records in a
+/// [reserved keyspace](crate::ReservedKeyspace), and can change them in one commit with keys of
+/// users, who cannot reach them.
+pub trait KeyspaceEngine: KvEngine {
+    /// As [`get_versioned`](KvEngine::get_versioned), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_versioned`](KvEngine::get_versioned); if the keyspace is one of another store, or
+    /// was dropped.
+    fn get_versioned_in<K>(&self, keyspace: &Keyspace<K>, key: &[u8]) -> Result<Option<(Value, u64)>>;
+
+    /// As [`scan`](KvEngine::scan), in a keyspace.
+    ///
+    /// # Errors
+    ///
+    /// As [`scan`](KvEngine::scan); if the keyspace is one of another store, or was dropped.
+    fn scan_in<K>(
+        &self,
+        keyspace: &Keyspace<K>,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Value)>>;
 }
 
 /// The pairs of a range of a [`KvReader`] or [`KvEngine`]: keys with values, in key order, from
@@ -294,6 +322,22 @@ macro_rules! delegate {
 
             fn pairs(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Pairs<'_>> {
                 (**self).pairs(from, to)
+            }
+        }
+
+        impl<E: KeyspaceEngine + ?Sized> KeyspaceEngine for $target {
+            fn get_versioned_in<K>(&self, keyspace: &Keyspace<K>, key: &[u8]) -> Result<Option<(Value, u64)>> {
+                (**self).get_versioned_in(keyspace, key)
+            }
+
+            fn scan_in<K>(
+                &self,
+                keyspace: &Keyspace<K>,
+                from: Bound<&[u8]>,
+                to: Bound<&[u8]>,
+                limit: usize,
+            ) -> Result<Vec<(Vec<u8>, Value)>> {
+                (**self).scan_in(keyspace, from, to, limit)
             }
         }
 

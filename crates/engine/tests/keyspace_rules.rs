@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hightower_engine::{
     Background, Batch, Command, Components, Durability, Error, Expect, Follower, Keyspace, KeyspaceId, KeyspaceOptions,
-    KvReader, KvWriter, SingleNodeEngine, Snapshot, StoreConfig, import_snapshot, restore, salvage,
+    KvReader, KvWriter, ReservedKeyspace, SingleNodeEngine, Snapshot, StoreConfig, import_snapshot, restore, salvage,
 };
 
 fn open() -> (tempfile::TempDir, SingleNodeEngine) {
@@ -96,11 +96,17 @@ fn names_are_short_text_and_those_of_layers_are_kept_apart() {
         assert!(engine.rename_keyspace("a", name).is_err());
         engine.drop_keyspace("a").unwrap();
     }
-    let reserved = engine.reserved_keyspace("$layer").unwrap();
+    let mut reserved = engine.reserved_keyspace(ReservedKeyspace::Auth);
     reserved.put("a", "1").unwrap();
-    assert_eq!(engine.reserved_keyspace("$layer").unwrap().get("a").unwrap().unwrap(), "1");
-    assert!(engine.reserved_keyspace("layer").is_err());
-    assert!(engine.drop_keyspace("$layer").is_err() && engine.rename_keyspace("$layer", "a").is_err());
+    engine
+        .commit(Batch::new().put_in(&Keyspace::reserved(ReservedKeyspace::Auth), "b", "2"))
+        .unwrap()
+        .committed()
+        .unwrap();
+    assert!(matches!(reserved.clear(), Err(Error::Validation(_))));
+    assert_eq!((reserved.len().unwrap(), engine.get("a").unwrap(), engine.get("b").unwrap()), (2, None, None));
+    let name = reserved.name();
+    assert!(engine.drop_keyspace(&name).is_err() && engine.rename_keyspace(&name, "a").is_err());
     assert_eq!((engine.keyspaces().unwrap().len(), engine.len(), engine.is_empty()), (0, 0, true));
     created(&engine, &"ä".repeat(127));
     assert!(matches!(engine.create_keyspace(&"ä".repeat(127), options), Err(Error::KeyspaceExists { .. })));
@@ -294,9 +300,11 @@ fn writers_beside_a_drop_leave_nothing() {
 fn every_copy_and_every_reader_has_the_keyspaces() {
     let (dir, engine) = open();
     let (jobs, gone) = (created(&engine, "jobs"), created(&engine, "gone"));
+    let reserved = engine.reserved_keyspace(ReservedKeyspace::Auth);
     for number in 0..100_u32 {
         engine.put(number.to_be_bytes(), "of the default one").unwrap();
         jobs.put(number.to_be_bytes(), format!("job {number}")).unwrap();
+        reserved.put(number.to_be_bytes(), "of a layer").unwrap();
         gone.put(number.to_be_bytes(), "dropped").unwrap();
     }
     engine.checkpoint().unwrap();
@@ -315,6 +323,8 @@ fn every_copy_and_every_reader_has_the_keyspaces() {
         assert_eq!(jobs.iter().count(), 99, "{what}");
         assert_eq!(jobs.get(8_u32.to_be_bytes()).unwrap().unwrap(), "job 8", "{what}");
         assert!(jobs.get(7_u32.to_be_bytes()).unwrap().is_none(), "{what}");
+        let reserved = reader.keyspace(&Keyspace::reserved(ReservedKeyspace::Auth)).unwrap();
+        assert_eq!(reserved.iter().count(), 100, "{what}");
         assert!(matches!(reader.keyspace_named("gone"), Err(Error::KeyspaceNotFound { .. })), "{what}");
     };
     check(engine.snapshot().unwrap(), "the store");

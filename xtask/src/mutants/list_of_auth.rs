@@ -14,6 +14,11 @@ pub(super) const OF_AUTH: &[Mutant] = &[
         "a change requires that the records it has read are unchanged",
         &[AUTH_RACES, AUTH_CRASHES],
     ),
+    caught(
+        "auth_keyspace_of_rejections_ignored",
+        "a user's key with the name of a record is not the record",
+        &[plain("hightower-auth", "views", "no_key_of_a_user_reaches_the_records")],
+    ),
     caught("auth_audit_apart", "a change and its audit entry are one commit", &[AUTH_CRASHES, AUTH_RACES]),
     caught("auth_use_unconditional", "a use is written only if the record is unchanged", &[AUTH_RACES, AUTH_CRASHES]),
     caught("auth_epoch_ignored", "a login is valid only for the password that it checked", &[AUTH_RACES, AUTH_CRASHES]),

@@ -68,6 +68,16 @@ pub(super) const OF_KEYSPACES: &[Mutant] = &[
         &[plain("hightower-auth", "service", "the_authorized_engine_checks")],
     ),
     caught(
+        "reserved_keyspace_is_the_default_one",
+        "no key of a user reaches the records of a layer",
+        &[plain("hightower-auth", "views", "no_key_of_a_user_reaches_the_records"), rule("names_are_short_text")],
+    ),
+    caught(
+        "reserved_keyspaces_cleared",
+        "a reserved keyspace is not cleared or dropped",
+        &[rule("names_are_short_text")],
+    ),
+    caught(
         "ranges_of_keyspaces_merged",
         "neighbouring ranges of two keyspaces are two requirements",
         &[rule("a_refusal_names_the_keyspace")],

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 
-use hightower_engine::KvEngine;
+use hightower_engine::KeyspaceEngine;
 
 use super::AuthService;
 use super::api_keys::ApiKeyOptions;
@@ -77,7 +77,7 @@ pub struct AdminService<E, H, C> {
     recent: Option<(Vec<Factor>, i64)>,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AdminService<E, H, C> {
     /// The management calls of `service` with the rights of `principal`.
     pub fn new(service: &AuthService<E, H, C>, principal: Principal) -> Self {
         let service = service.acting_as(principal.actor());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hightower_engine::{KvEngine, Value};
+use hightower_engine::{KeyspaceEngine, Value};
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
@@ -36,7 +36,7 @@ pub struct ApiKeyOptions<'a> {
     pub metadata: Option<&'a [u8]>,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Creates an API key with all rights of its owner, and returns its token. The store keeps only
     /// a MAC of the secret.
     ///
@@ -121,7 +121,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let Some((id, secret)) = parse_api_key(token) else {
             return Ok(None);
         };
-        let Some((key_bytes, version)) = self.shared.engine.get_versioned(record_keys::api_key(&id))? else {
+        let Some((key_bytes, version)) = self.records().get_versioned(record_keys::api_key(&id))? else {
             // An attacker can try any number of random ids: they share one limit. Each existing key
             // has its own.
             self.audit_refusal(AuditAction::ApiKeyRefused, "unknown key", &ApiKeyId::from_bytes(id));
@@ -151,7 +151,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         if let Some(held) = cache.get(&id).filter(|held| held.key_bytes[..] == key_bytes[..] && held.is_of(&secret_tag))
         {
             let owner = record_keys::user(held.owner.public.user_id.as_bytes());
-            let owner_bytes = self.shared.engine.get(&owner)?;
+            let owner_bytes = self.records().get(&owner)?;
             if owner_bytes.is_some_and(|bytes| bytes[..] == held.owner_bytes[..]) {
                 return Ok(Some(held));
             }
@@ -160,7 +160,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let key =
             self.with_keys(|keys| StoredApiKey::decode(id, keys.sealer.open(&record_keys::api_key(&id), &key_bytes)?))?;
         let owner_key = record_keys::user(key.public.owner_id.as_bytes());
-        let Some(owner_bytes) = self.shared.engine.get(&owner_key)? else {
+        let Some(owner_bytes) = self.records().get(&owner_key)? else {
             return Ok(None);
         };
         let owner_id = *key.public.owner_id.as_bytes();
@@ -270,7 +270,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let foreign = |_| Error::Crypto("a stored record is not what the service wrote");
                 key[prefix.len()..].try_into().map_err(foreign)
             };
-            self.shared.engine.get_prefix(&prefix)?.into_iter().map(id).collect()
+            self.records().get_prefix(&prefix)?.into_iter().map(id).collect()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use hightower_engine::KvEngine;
+use hightower_engine::KeyspaceEngine;
 use serde::Serialize;
 
 use super::AuthService;
@@ -98,7 +98,7 @@ impl AuditEntry {
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries that `filter` selects, from number
     /// `from_seq` on.
     ///

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use hightower_engine::KvEngine;
+use hightower_engine::KeyspaceEngine;
 
 use super::AuthService;
 use super::change::Decision;
@@ -17,7 +17,7 @@ use crate::record_keys;
 pub const MAX_AUDIT_PAGE: usize = 1000;
 const VERIFY_PAGE: u64 = 256;
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Up to `limit` (at most [`MAX_AUDIT_PAGE`]) entries from number `from_seq` on. The MAC of
     /// each entry is checked; [`AuthService::verify_audit`] checks the chain.
     ///
@@ -28,7 +28,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let from = record_keys::audit(from_seq);
         self.with_keys(|keys| {
-            let page = self.shared.engine.scan(Bound::Included(&from), to, limit.min(MAX_AUDIT_PAGE))?;
+            let page = self.records().scan(Bound::Included(&from), to, limit.min(MAX_AUDIT_PAGE))?;
             page.iter().map(|(key, value)| Ok(AuditEntry::decode(keys.sealer.open(key, value)?.rest())?.0)).collect()
         })
     }
@@ -107,7 +107,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let keys = self.keys()?;
         let (from, to) = (record_keys::audit(from_seq), record_keys::audit(to_seq));
         let limit = MAX_AUDIT_PAGE;
-        let page = self.shared.engine.scan(Bound::Included(&from), Bound::Excluded(&to), limit)?;
+        let page = self.records().scan(Bound::Included(&from), Bound::Excluded(&to), limit)?;
         let mut found = page.iter();
         for seq in from_seq..to_seq {
             let broken = |problem| Ok(Some(AuditVerdict::Broken { seq, problem }));
@@ -142,10 +142,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             return broken(head.first_seq, "the trail differs from the one at the anchor");
         }
         let (first, next) = (record_keys::audit(head.first_seq), record_keys::audit(head.next_seq));
-        let before = self.shared.engine.scan(Bound::Included(record_keys::AUDIT), Bound::Excluded(&first), 1)?;
+        let before = self.records().scan(Bound::Included(record_keys::AUDIT), Bound::Excluded(&first), 1)?;
         let end = prefix_end(record_keys::AUDIT);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.shared.engine.scan(Bound::Included(&next), to, 1)?;
+        let behind = self.records().scan(Bound::Included(&next), to, 1)?;
         // Appended during the verification: the head has moved, which is no fault.
         let moved_on = self.audit_head()?.value != *head;
         if !before.is_empty() || (!behind.is_empty() && !moved_on) {

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine, Rejected};
+use hightower_engine::{BatchOutcome, Expect, KeyspaceEngine, Rejected};
 
 use super::AuthService;
+use super::records::RecordBatch;
 use super::store_keys::StoreKeys;
 use crate::audit::{AuditAction, AuditEntry, AuditHash, AuditOutcome, Head, chain_hash};
 use crate::codec::FieldReader;
@@ -50,7 +51,7 @@ struct Event {
 /// A commit under construction.
 pub(super) struct ConditionalCommit<'k> {
     pub(super) keys: &'k StoreKeys,
-    pub(super) batch: Batch,
+    pub(super) batch: RecordBatch<'k>,
     events: Vec<Event>,
     pruned: Option<(u64, AuditHash)>,
     access_changed: bool,
@@ -127,7 +128,7 @@ impl ConditionalCommit<'_> {
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Whether a call of a principal may use the engine's reserve: a burst of 16, then one per 10
     /// s, so that a principal who filled the store cannot exhaust the reserve.
     pub(super) fn may_use_reserve(&self, principal: &str) -> bool {
@@ -145,7 +146,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let keys = &*self.keys()?;
             let mut change = ConditionalCommit {
                 keys,
-                batch: Batch::new(),
+                batch: self.records().batch(),
                 events: Vec::new(),
                 pruned: None,
                 access_changed: false,
@@ -162,7 +163,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 change.takes_access = *may_use_reserve.get_or_insert_with(|| self.may_use_reserve(actor));
             }
             let (batch, entries) = self.finish(change)?;
-            match self.shared.engine.commit(&batch)? {
+            match self.records().commit(&batch)? {
                 BatchOutcome::Committed(_) => {
                     self.tell_listener(&entries);
                     return Ok(result);
@@ -185,7 +186,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// The batch of the commit, and its audit entries.
-    fn finish(&self, change: ConditionalCommit<'_>) -> Result<(Batch, Vec<AuditEntry>)> {
+    fn finish<'k>(&self, change: ConditionalCommit<'k>) -> Result<(RecordBatch<'k>, Vec<AuditEntry>)> {
         let keys = change.keys;
         let mut batch = change.batch;
         if !planted("auth_stale_keys_write") {
@@ -222,7 +223,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             let body = entry.encode(&next.last)?;
             let key = record_keys::audit(entry.seq);
             if planted("auth_audit_apart") {
-                self.shared.engine.put(&key, keys.sealer.seal(&key, &body))?;
+                let mut apart = self.records().batch();
+                apart.put(&key, keys.sealer.seal(&key, &body));
+                let _outcome = self.records().commit(&apart)?;
             } else {
                 batch.put(&key, keys.sealer.seal(&key, &body));
             }
@@ -242,7 +245,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         decode: impl Fn(FieldReader<'_>) -> Result<T>,
     ) -> Result<Option<Loaded<T>>> {
         self.with_keys(|keys| {
-            let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else {
+            let Some((bytes, version)) = self.records().get_versioned(key)? else {
                 return Ok(None);
             };
             let value = decode(keys.sealer.open(key, &bytes)?)?;

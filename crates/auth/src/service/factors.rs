@@ -1,6 +1,6 @@
 //! Second factors: enrol, confirm, verify, disable, and require by policy.
 
-use hightower_engine::KvEngine;
+use hightower_engine::KeyspaceEngine;
 
 use super::AuthService;
 use super::change::{ConditionalCommit, Decision, Loaded};
@@ -42,7 +42,7 @@ pub(super) struct Factors {
     version: Option<u64>,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Creates a one-time password's secret and recovery codes for a user. Show them once. They
     /// have no effect until [`AuthService::confirm_totp`] confirms them by a code. A new enrolment
     /// replaces an unconfirmed one.

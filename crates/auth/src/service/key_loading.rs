@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+use hightower_engine::{BatchOutcome, Expect, KeyspaceEngine};
 use zeroize::Zeroizing;
 
 use super::AuthService;
+use super::records::RecordBatch;
 use super::store_keys::{Meta, ProcessKeys, Root, StoreKeys, root_identity};
 use crate::api_key_cache::ApiKeyCache;
 use crate::audit::{AuditAction, AuditEntry, AuditOutcome, Head, chain_hash};
@@ -19,7 +20,7 @@ use crate::record_keys;
 /// Maximum number of attempts of an operation while the store's keys are rotated concurrently.
 const MAX_KEY_REFRESHES: usize = 16;
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     pub(super) fn keys(&self) -> Result<Arc<StoreKeys>> {
         let held = self.shared.keys.read().clone();
         if let Some(keys) = held {
@@ -46,7 +47,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn load_meta(&self) -> Result<Option<Meta>> {
-        self.shared.engine.get(record_keys::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
+        self.records().get(record_keys::META)?.map(|bytes| Meta::decode(&bytes)).transpose()
     }
 
     /// Loads the keys of the current `meta` record.
@@ -73,7 +74,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 
     /// Whether the current keys differ from `stale`; if so, loads them.
     pub(super) fn refresh_keys(&self, stale: &StoreKeys) -> Result<bool> {
-        let now = self.shared.engine.get_versioned(record_keys::META)?;
+        let now = self.records().get_versioned(record_keys::META)?;
         if now.is_none_or(|(_, version)| version == stale.meta_version) {
             return Ok(false);
         }
@@ -107,7 +108,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let meta = Meta { store_id, sealing, lookup, previous: None };
         let keys = StoreKeys::derive(&meta, 0, &self.shared.crypto)?;
         let (batch, entry) = self.first_records(&keys, &meta)?;
-        match self.shared.engine.commit(&batch)? {
+        match self.records().commit(&batch)? {
             BatchOutcome::Committed(_) => {
                 self.tell_listener(&[entry]);
                 Ok(())
@@ -119,7 +120,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         }
     }
 
-    fn first_records(&self, keys: &StoreKeys, meta: &Meta) -> Result<(Batch, AuditEntry)> {
+    fn first_records(&self, keys: &StoreKeys, meta: &Meta) -> Result<(RecordBatch<'_>, AuditEntry)> {
         let nobody = StoredUser {
             public: UserRecord {
                 user_id: UserId::from_bytes(NOBODY),
@@ -151,7 +152,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         };
         let entry_body = entry.encode(&Head::EMPTY.last)?;
         let head = Head { next_seq: 1, last: chain_hash(&keys.audit, &entry_body), ..Head::EMPTY };
-        let mut batch = Batch::new();
+        let mut batch = self.records().batch();
         let records = [
             (record_keys::META.to_vec(), meta.encode()?),
             sealed(keys, record_keys::user(&NOBODY), &nobody.encode()?),

@@ -10,7 +10,7 @@
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
-use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+use hightower_engine::{BatchOutcome, Expect, KeyspaceEngine};
 use subtle::ConstantTimeEq;
 
 use super::AuthService;
@@ -95,7 +95,7 @@ pub(super) enum CheckedPassword {
     Delayed(i64),
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Whether the password is right; `false` also for a delayed attempt.
     ///
     /// A hash with weaker parameters than the current ones, or with an older pepper, is replaced.
@@ -293,7 +293,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let end = prefix_end(record_keys::NAMES);
         let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let next = |from: &[u8]| -> Result<_> {
-            self.shared.engine.scan(Bound::Included(from), end, 1)?.into_iter().next().ok_or(MISSING)
+            self.records().scan(Bound::Included(from), end, 1)?.into_iter().next().ok_or(MISSING)
         };
         let (id, is_known) = self.with_keys(|keys| {
             let found = next(&key)?;
@@ -448,7 +448,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     ) -> Result<bool> {
         let half_life_ms = self.options().guess_policy.half_life_ms;
         let keys = self.keys()?;
-        let mut batch = Batch::new();
+        let mut batch = self.records().batch();
         batch.require(record_keys::META, Expect::Version(keys.meta_version));
         for Charge { tag, .. } in charges {
             let held = self.load_counter(tag)?;
@@ -473,7 +473,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             }
             batch.put(&key, keys.sealer.seal(&key, &writer.finish()));
         }
-        match self.shared.engine.commit(&batch)? {
+        match self.records().commit(&batch)? {
             BatchOutcome::Committed(_) => Ok(true),
             BatchOutcome::Rejected(_) => {
                 // The store's keys may have been rotated meanwhile.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use hightower_engine::KvEngine;
+use hightower_engine::KeyspaceEngine;
 
 use super::AuthService;
 use super::change::ConditionalCommit;
@@ -16,7 +16,7 @@ use crate::record::StoredUser;
 use crate::record_keys;
 use crate::username::{LookAlikes, normal_form};
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Adds a user under the skeletons of its name.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use hightower_engine::{KvEngine, Value};
+use hightower_engine::{KeyspaceEngine, Value};
 
 use super::AuthService;
 use super::change::{Decision, Loaded};
@@ -45,7 +45,7 @@ pub struct Purged {
     pub tokens: u64,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Wraps the root keys and every record's data key with the current master key. The data does
     /// not change, and other calls may run meanwhile. When this returns, older master keys no
     /// longer wrap anything, including data that was encrypted meanwhile, and can be removed.
@@ -141,11 +141,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Seals every existing record with the new root. New records use it already, because every
     /// commit requires the current keys.
     fn reseal_all(&self, rotation: &mut Rotation) -> Result<()> {
-        let end = prefix_end(record_keys::RESERVED_PREFIX);
-        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut after = record_keys::RESERVED_PREFIX.to_vec();
+        let mut after = Vec::new();
         loop {
-            let page = self.shared.engine.scan(Bound::Excluded(&after), to, RESEAL_PAGE)?;
+            let page = self.records().scan(Bound::Excluded(&after), Bound::Unbounded, RESEAL_PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after.clone_from(last);
             let keys: Vec<Vec<u8>> =
@@ -155,7 +153,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let mut resealed = 0;
                 for key in &keys {
                     // Removed meanwhile, or sealed again by another change.
-                    let Some((bytes, version)) = self.shared.engine.get_versioned(key)? else { continue };
+                    let Some((bytes, version)) = self.records().get_versioned(key)? else { continue };
                     if change.keys.sealer.is_current(key, &bytes) {
                         continue;
                     }
@@ -198,7 +196,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     pub(super) fn meta(&self) -> Result<Loaded<Meta>> {
-        match self.shared.engine.get_versioned(record_keys::META)? {
+        match self.records().get_versioned(record_keys::META)? {
             Some((bytes, version)) => Ok(Loaded { value: Meta::decode(&bytes)?, version }),
             None => Err(Error::Crypto("the service's key record is missing")),
         }
@@ -324,7 +322,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let from = after.as_deref().map_or(Bound::Included(prefix), Bound::Excluded);
-            let page: Vec<(Vec<u8>, Value)> = self.shared.engine.scan(from, to, PAGE)?;
+            let page: Vec<(Vec<u8>, Value)> = self.records().scan(from, to, PAGE)?;
             for (key, _) in &page {
                 match key[prefix.len()..].try_into() {
                     Ok(rest) => visit(key, rest)?,

@@ -17,6 +17,7 @@ mod maintenance;
 mod permissions;
 mod quota_counts;
 mod quotas;
+mod records;
 mod second_step;
 mod sessions;
 mod single_use;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hightower_engine::KvEngine;
+use hightower_engine::{Keyspace, KeyspaceEngine};
 
 pub use admin::AdminService;
 pub use api_keys::ApiKeyOptions;
@@ -40,6 +41,7 @@ pub use maintenance::{Purged, Rotation};
 pub(crate) use permissions::AccessRights;
 pub use permissions::Principal;
 use quota_counts::QuotaCounts;
+use records::ServiceRecords;
 pub use second_step::{Proof, StepUp};
 pub use single_use::ResetRequest;
 pub use users::MAX_PAGE;
@@ -52,6 +54,7 @@ use crate::login_delays::GuessCounters;
 use crate::options::AuthOptions;
 use crate::rate_limiter::KeyedRateLimiter;
 use crate::record::{SourceTag, check_label};
+use crate::record_keys;
 use crate::timestamp::Timestamp;
 use parking_lot::RwLock;
 #[cfg(fuzzing)]
@@ -88,6 +91,8 @@ struct CallContext {
 
 struct AuthInner<E, H, C> {
     engine: E,
+    /// The keyspace of the records.
+    records: Keyspace<()>,
     hasher: H,
     crypto: C,
     options: AuthOptions,
@@ -134,7 +139,7 @@ struct ServiceCounters {
     uncheckable: AtomicU64,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// A service with default options. The first call that needs the store's keys creates or loads
     /// them.
     pub fn new(engine: E, hasher: H, crypto: C) -> Self {
@@ -154,6 +159,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let now_ms = options.clock.now_ms();
         let shared = AuthInner {
             engine,
+            records: record_keys::records(),
             hasher,
             crypto,
             guesses: GuessCounters::new(options.guess_policy.half_life_ms),
@@ -192,6 +198,10 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     fn guarded_by(&self, generation: u64) -> Self {
         let caller = CallContext { guard: Some(generation), ..(*self.caller).clone() };
         Self { shared: Arc::clone(&self.shared), caller: Arc::new(caller) }
+    }
+
+    pub(crate) fn records(&self) -> ServiceRecords<'_, E> {
+        ServiceRecords::new(&self.shared.engine, &self.shared.records)
     }
 
     /// The engine.
@@ -274,7 +284,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
 /// ```
 pub type DefaultAuthService<E> = AuthService<E, Argon2SecretHasher, AesGcmEncryptor>;
 
-impl<E: KvEngine> DefaultAuthService<E> {
+impl<E: KeyspaceEngine> DefaultAuthService<E> {
     /// A service with the default parts and options under `master_key`. Creates or loads the
     /// store's keys.
     ///

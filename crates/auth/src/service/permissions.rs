@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use hightower_engine::{Expect, KvEngine};
+use hightower_engine::{Expect, KeyspaceEngine};
 use parking_lot::RwLock;
 use secrecy::ExposeSecret;
 
@@ -67,19 +67,14 @@ impl AccessRights {
         Self { generation, alive: false, expires_at_ms: None, fresh, owner, limit: None }
     }
 
-    /// Whether the action is allowed on every key of `range` outside the service's own prefix.
+    /// Whether the action is allowed on every key of `range`.
     pub(crate) fn allows_range(&self, action: Action, range: &KeyRange, now_ms: Timestamp) -> bool {
         if !self.alive || self.expires_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
             return false;
         }
-        let parts = range.without(&record_keys::reserved_keys());
-        if parts.is_empty() && !range.is_empty() {
-            return false; // only the service's own keys
-        }
-        parts.iter().all(|part| {
-            self.owner.allows_range(action, part)
-                && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, part))
-        })
+        range.is_empty()
+            || self.owner.allows_range(action, range)
+                && self.limit.as_ref().is_none_or(|limit| limit.allows_range(action, range))
     }
 
     /// Whether all of these rights are included.
@@ -109,7 +104,6 @@ impl AccessRights {
     pub(crate) fn allows(&self, action: Action, key: &[u8], now_ms: Timestamp) -> bool {
         self.alive
             && self.expires_at_ms.is_none_or(|at_ms| now_ms < at_ms)
-            && !key.starts_with(record_keys::RESERVED_PREFIX)
             && self.owner.allows(action, key)
             && self.limit.as_ref().is_none_or(|limit| limit.allows(action, key))
     }
@@ -144,7 +138,7 @@ impl fmt::Debug for Principal {
     }
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// The principal of a token of an API key or a session; `None` if the token is invalid.
     ///
     /// # Errors
@@ -166,7 +160,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     /// Whether `principal` may do `action` on `key` now. Revocations, disabled users and changed
-    /// roles take effect at once. The service's own keys are always denied.
+    /// roles take effect at once.
     ///
     /// # Errors
     /// [`Error::Crypto`] if a record is not authentic, or the engine's.
@@ -195,7 +189,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     }
 
     fn generation(&self) -> Result<u64> {
-        match self.shared.engine.get_versioned(record_keys::GENERATION)? {
+        match self.records().get_versioned(record_keys::GENERATION)? {
             Some((_, version)) => Ok(version),
             None => Err(Error::Crypto("a record that always exists is missing")),
         }
@@ -376,7 +370,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let end = prefix_end(record_keys::ROLES);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.with_keys(|keys| {
-            let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
+            let page = self.records().scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
             let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| match std::str::from_utf8(
                 &key[record_keys::ROLES.len()..],
             ) {

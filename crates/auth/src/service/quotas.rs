@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hightower_engine::{Batch, BatchChange, BatchOutcome, Committed, Durability, KvEngine, Result as EngineResult};
+use hightower_engine::{
+    Batch, BatchChange, BatchOutcome, Committed, Durability, KeyspaceEngine, Result as EngineResult,
+};
 
 use super::AuthService;
 use super::permissions::AccessRights;
@@ -26,7 +28,7 @@ struct Holding {
 /// The length and version of a key's value.
 type HeldQuota = Option<(u64, u64)>;
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Commits a batch that `access` allows, if it does not exceed the quotas of its grants.
     ///
     /// # Errors
@@ -114,8 +116,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         Ok(outcome)
     }
 
-    /// The current use of `range` without the service's own keys, as a [`Quota`] counts it. It
-    /// reads the whole range.
+    /// The current use of `range`, as a [`Quota`] counts it. It reads the whole range.
     ///
     /// # Errors
     /// The engine's.

@@ -1,6 +1,6 @@
 //! Logins in two steps, and the step-up of a session by a second factor or by the password.
 
-use hightower_engine::{Expect, KvEngine};
+use hightower_engine::{Expect, KeyspaceEngine};
 use secrecy::ExposeSecret;
 
 use super::AuthService;
@@ -47,7 +47,7 @@ pub enum StepUp {
     },
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Completes a login after [`Login::FactorRequired`] by a one-time password or a recovery code,
     /// and starts the session. If an enrolment is pending and the user has no second factor yet,
     /// the code confirms the enrolment.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use hightower_engine::{Batch, BatchOutcome, Expect, KvEngine};
+use hightower_engine::{BatchOutcome, Expect, KeyspaceEngine};
 use secrecy::ExposeSecret;
 
 use super::AuthService;
@@ -25,7 +25,7 @@ pub(super) struct IndexedSession {
     pub(super) token_hash: [u8; TAG_LEN_BYTES],
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// The session of this token, if it is alive: not ended, not expired, the user not disabled.
     ///
     /// A use extends the idle expiry. It is written at most once per `last_used_interval_ms`.
@@ -93,13 +93,13 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// revoked. A failed write is counted and does not refuse the request.
     pub(super) fn note_use(&self, key: &[u8], version: u64, body: &[u8]) -> Result<()> {
         let keys = self.keys()?;
-        let mut batch = Batch::new();
+        let mut batch = self.records().batch();
         batch.put(key, keys.sealer.seal(key, body));
         batch.require(record_keys::META, Expect::Version(keys.meta_version));
         if !planted("auth_use_unconditional") {
             batch.require(key, Expect::Version(version));
         }
-        if let Ok(BatchOutcome::Committed(_) | BatchOutcome::Rejected(_)) = self.shared.engine.commit(&batch) {
+        if let Ok(BatchOutcome::Committed(_) | BatchOutcome::Rejected(_)) = self.records().commit(&batch) {
             return Ok(());
         }
         self.shared.counts.last_used_failures.fetch_add(1, Ordering::Relaxed);
@@ -246,7 +246,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                     Err(_) => Err(Error::Crypto("a stored record is not what the service wrote")),
                 }
             };
-            self.shared.engine.get_prefix(&prefix)?.into_iter().map(entry).collect()
+            self.records().get_prefix(&prefix)?.into_iter().map(entry).collect()
         })
     }
 }

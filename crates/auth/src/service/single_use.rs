@@ -1,7 +1,7 @@
 //! Single-use tokens: issue, use, list and revoke. Each is valid once: the commit of its purpose
 //! removes it.
 
-use hightower_engine::{KvEngine, Value};
+use hightower_engine::{KeyspaceEngine, Value};
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
@@ -53,7 +53,7 @@ pub(super) struct Live {
     pub(super) user: Loaded<StoredUser>,
 }
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Issues a token that sets the user's password without the old one, once, within
     /// [`crate::TokenLifetimes::password_reset_ms`].
     ///
@@ -350,7 +350,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
                 let foreign = |_| Error::Crypto("a stored record is not what the service wrote");
                 key[prefix.len()..].try_into().map_err(foreign)
             };
-            self.shared.engine.get_prefix(&prefix)?.into_iter().map(hash).collect()
+            self.records().get_prefix(&prefix)?.into_iter().map(hash).collect()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use hightower_engine::KvEngine;
+use hightower_engine::KeyspaceEngine;
 
 use super::AuthService;
 use super::change::{ConditionalCommit, Decision, Loaded};
@@ -23,7 +23,7 @@ use crate::username::{NormalUsername, normal_form};
 /// Maximum number of records in one page of a list.
 pub const MAX_PAGE: usize = 1000;
 
-impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
+impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
     /// Creates a user.
     ///
     /// Takes the time of one password hash.
@@ -99,7 +99,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         change.create(&record_keys::user(id), &user.encode()?);
         if planted("auth_name_apart") {
             let name = change.keys.name_key(&user.normal_name);
-            self.shared.engine.put(&name, self.keys()?.sealer.seal(&name, id))?;
+            let mut apart = self.records().batch();
+            apart.put(&name, self.keys()?.sealer.seal(&name, id));
+            let _outcome = self.records().commit(&apart)?;
         } else {
             change.create(&change.keys.name_key(&user.normal_name), id);
         }
@@ -139,7 +141,7 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
         let end = prefix_end(record_keys::USERS);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         self.with_keys(|keys| {
-            let page = self.shared.engine.scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
+            let page = self.records().scan(Bound::Excluded(&after), to, limit.min(MAX_PAGE))?;
             let decode = |(key, value): &(Vec<u8>, hightower_engine::Value)| {
                 let Ok(id) = key[record_keys::USERS.len()..].try_into() else {
                     return Err(Error::Crypto("a stored record is not what the service wrote"));
@@ -268,7 +270,9 @@ impl<E: KvEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H, C> {
             // New keys and sessions also replace the user's record, so these lists are complete.
             for key in self.api_key_ids_of(id)? {
                 if planted("auth_delete_in_two_commits") {
-                    self.shared.engine.delete(record_keys::api_key(&key))?;
+                    let mut apart = self.records().batch();
+                    apart.delete(record_keys::api_key(&key));
+                    let _outcome = self.records().commit(&apart)?;
                 }
                 change.batch.delete(record_keys::api_key(&key));
                 change.batch.delete(record_keys::api_key_of(id, &key));

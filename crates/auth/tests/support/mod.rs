@@ -12,7 +12,8 @@ use hightower_auth::{
     FactorCheck, GuessPolicy, PasswordPolicy,
 };
 use hightower_engine::{
-    ApplyOutcome, Batch, BatchOutcome, Command, Committed, Durability, Error, KvEngine, Rejected, Result, Value,
+    ApplyOutcome, Batch, BatchOutcome, BatchRequirement, Command, Committed, Durability, Error, Keyspace,
+    KeyspaceEngine, KeyspaceId, KvEngine, Rejected, Result, Value,
 };
 use hightower_seams::{Clock as _, ManualClock};
 use parking_lot::Mutex;
@@ -24,8 +25,21 @@ pub const OTHER: &str = "four more random words";
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
+    /// The service's records.
     pub entries: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+    /// The keys of users.
+    pub data: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
     pub version: u64,
+}
+
+impl Image {
+    fn of(&self, keyspace: KeyspaceId) -> &BTreeMap<Vec<u8>, (Vec<u8>, u64)> {
+        if keyspace == KeyspaceId::DEFAULT { &self.data } else { &self.entries }
+    }
+
+    fn of_mut(&mut self, keyspace: KeyspaceId) -> &mut BTreeMap<Vec<u8>, (Vec<u8>, u64)> {
+        if keyspace == KeyspaceId::DEFAULT { &mut self.data } else { &mut self.entries }
+    }
 }
 
 /// One operation of an engine without the content: `get`, `scan` or `commit`, with the lengths of
@@ -70,7 +84,7 @@ impl MemEngine {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// Puts bytes without the service.
+    /// Changes a record without the service.
     pub fn tamper(&self, key: &[u8], value: Option<Vec<u8>>) {
         let mut image = self.image.lock();
         image.version += 1;
@@ -116,16 +130,18 @@ impl KvEngine for MemEngine {
     fn commit(&self, batch: &Batch) -> Result<BatchOutcome> {
         self.step();
         let mut image = self.image.lock();
-        for (key, expected) in batch.requirements() {
-            let found = image.entries.get(key).map(|(_, version)| *version);
-            if !expected.holds(found) {
-                return Ok(BatchOutcome::Rejected(Rejected::new(key.to_vec(), expected, found)));
+        for BatchRequirement { keyspace, key, expect, .. } in batch.requirements() {
+            let found = image.of(keyspace).get(key).map(|(_, version)| *version);
+            if !expect.holds(found) {
+                let mut rejected = Rejected::new(key.to_vec(), expect, found);
+                rejected.keyspace = keyspace;
+                return Ok(BatchOutcome::Rejected(rejected));
             }
         }
         let (mut outcomes, mut versions) = (Vec::new(), Vec::new());
         for change in batch.changes() {
             let version = change.given.map_or(image.version + 1, |(version, _)| version);
-            let held = image.entries.get(change.key).map_or(0, |(_, version)| *version);
+            let held = image.of(change.keyspace).get(change.key).map_or(0, |(_, version)| *version);
             versions.push(version);
             if version <= held {
                 outcomes.push(ApplyOutcome::IgnoredStale);
@@ -134,11 +150,11 @@ impl KvEngine for MemEngine {
             image.version = image.version.max(version);
             match change.value {
                 Some(value) => {
-                    image.entries.insert(change.key.to_vec(), (value.to_vec(), version));
+                    image.of_mut(change.keyspace).insert(change.key.to_vec(), (value.to_vec(), version));
                     outcomes.push(ApplyOutcome::Applied);
                 }
                 None => {
-                    image.entries.remove(change.key);
+                    image.of_mut(change.keyspace).remove(change.key);
                     outcomes.push(ApplyOutcome::Removed);
                 }
             }
@@ -169,11 +185,7 @@ impl KvEngine for MemEngine {
     }
 
     fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, u64)>> {
-        self.step();
-        let image = self.image.lock();
-        let found = image.entries.get(key.as_ref());
-        self.note("get", [(key.as_ref().len(), found.map(|(value, _)| value.len()))]);
-        Ok(found.map(|(value, version)| (Value::from(value.as_slice()), *version)))
+        self.find(KeyspaceId::DEFAULT, key.as_ref())
     }
 
     fn get_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Vec<(Vec<u8>, Value)>> {
@@ -184,6 +196,42 @@ impl KvEngine for MemEngine {
     }
 
     fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Value)>> {
+        self.list(KeyspaceId::DEFAULT, from, to, limit)
+    }
+}
+
+impl KeyspaceEngine for MemEngine {
+    fn get_versioned_in<K>(&self, keyspace: &Keyspace<K>, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        self.find(keyspace.id(), key)
+    }
+
+    fn scan_in<K>(
+        &self,
+        keyspace: &Keyspace<K>,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Value)>> {
+        self.list(keyspace.id(), from, to, limit)
+    }
+}
+
+impl MemEngine {
+    fn find(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<(Value, u64)>> {
+        self.step();
+        let image = self.image.lock();
+        let found = image.of(keyspace).get(key);
+        self.note("get", [(key.len(), found.map(|(value, _)| value.len()))]);
+        Ok(found.map(|(value, version)| (Value::from(value.as_slice()), *version)))
+    }
+
+    fn list(
+        &self,
+        keyspace: KeyspaceId,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Value)>> {
         self.step();
         let image = self.image.lock();
         let empty = match (from, to) {
@@ -194,7 +242,7 @@ impl KvEngine for MemEngine {
         if empty {
             return Ok(Vec::new());
         }
-        let range = image.entries.range::<[u8], _>((from, to)).take(limit);
+        let range = image.of(keyspace).range::<[u8], _>((from, to)).take(limit);
         self.note("scan", range.clone().map(|(key, (value, _))| (key.len(), Some(value.len()))));
         Ok(range.map(|(key, (value, _))| (key.clone(), Value::from(value.as_slice()))).collect())
     }
@@ -235,7 +283,7 @@ pub fn no_delays() -> GuessPolicy {
     }
 }
 
-pub fn service_on<E: KvEngine>(engine: E, clock: &Arc<ManualClock>) -> Service<E> {
+pub fn service_on<E: KeyspaceEngine>(engine: E, clock: &Arc<ManualClock>) -> Service<E> {
     AuthService::with_options(engine, cheap_hasher(), encryptor(), options(clock)).unwrap()
 }
 
@@ -254,7 +302,7 @@ pub fn totp_code(secret: &str, clock: &Arc<ManualClock>) -> String {
 
 /// A one-time password for a user, confirmed; the clock is a step further, so that the next code is
 /// another.
-pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<ManualClock>, user_id: &str) -> Enrolment {
+pub fn with_totp<E: KeyspaceEngine>(auth: &Service<E>, clock: &Arc<ManualClock>, user_id: &str) -> Enrolment {
     let enrolment = auth.enrol_totp(user_id).unwrap();
     let code = totp_code(&enrolment.secret, clock);
     assert_eq!(auth.confirm_totp(user_id, &code).unwrap(), FactorCheck::Accepted(Factor::Totp));
@@ -262,15 +310,15 @@ pub fn with_totp<E: KvEngine>(auth: &Service<E>, clock: &Arc<ManualClock>, user_
     enrolment
 }
 
-pub const FACTORS: &[u8] = b"\0auth/f/";
-pub const SINGLE_USES: &[u8] = b"\0auth/t/";
-pub const SINGLE_USE_INDEX: &[u8] = b"\0auth/T/";
-pub const USERS: &[u8] = b"\0auth/u/";
-pub const NAMES: &[u8] = b"\0auth/n/";
-pub const KEYS: &[u8] = b"\0auth/k/";
-pub const KEY_INDEX: &[u8] = b"\0auth/K/";
-pub const SESSIONS: &[u8] = b"\0auth/s/";
-pub const SESSION_INDEX: &[u8] = b"\0auth/S/";
+pub const FACTORS: &[u8] = b"f/";
+pub const SINGLE_USES: &[u8] = b"t/";
+pub const SINGLE_USE_INDEX: &[u8] = b"T/";
+pub const USERS: &[u8] = b"u/";
+pub const NAMES: &[u8] = b"n/";
+pub const KEYS: &[u8] = b"k/";
+pub const KEY_INDEX: &[u8] = b"K/";
+pub const SESSIONS: &[u8] = b"s/";
+pub const SESSION_INDEX: &[u8] = b"S/";
 
 pub fn under<'i>(image: &'i Image, prefix: &'i [u8]) -> impl Iterator<Item = &'i [u8]> {
     image.entries.keys().filter_map(move |key| key.strip_prefix(prefix))

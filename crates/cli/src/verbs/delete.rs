@@ -38,7 +38,6 @@ struct Answer<'a> {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
-        self.reach.check(key)?;
         let mut batch = Batch::new();
         batch.delete(key).require(key, Expect::Present);
         match session.existing_writer()?.finish(|store| self.reach.commit(store, &batch))? {

@@ -104,7 +104,7 @@ fn step(number: u32) -> String {
 
 /// Imports the time zones and reads some of them.
 fn show_reads(screen: Screen, store: &Store) -> Result<Imported, Failure> {
-    let imported = import(&**store, ZONES, "zones.tsv", Format::Tsv, &Reach::default(), &Progress::hidden())?;
+    let imported = import(store, ZONES, "zones.tsv", Format::Tsv, &Reach::default(), &Progress::hidden())?;
     screen.tell(&format!(
         "{} import the time zones of the tz database: {} records in {}",
         step(1),

@@ -21,7 +21,7 @@ Examples:
 
 One line per valid record, in the order of files and offsets, including old versions: segment, offset, length, commit (- if compaction \
 wrote the record; + if more records of the commit follow), version, time in Unix ms, set or delete, the id of the keyspace unless it is the default one, key, and the length of the value, or with \
---values the value. Damaged places are skipped and counted at the end: exit code 1 if there are any.";
+--values the value, but not of the records of the authentication service (keyspace 2), which hold password hashes. Damaged places are skipped and counted at the end: exit code 1 if there are any.";
 
 /// Show the raw records of the log
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,10 @@ pub(crate) struct Args {
     /// Print values instead of their lengths
     #[arg(long)]
     values: bool,
+
+    /// With --values: also the values of the records of users, sessions, API keys and roles
+    #[arg(long, requires = "values")]
+    auth_records: bool,
 }
 
 #[derive(Serialize)]
@@ -50,7 +54,8 @@ struct DumpLine<'a> {
     version: u64,
     timestamp_ms: i64,
     kind: &'static str,
-    /// The id of the keyspace; 0 for the default one, 1 for the store's own records.
+    /// The id of the keyspace; 0 for the default one, 1 for the store's own records, 2 for those of
+    /// the authentication service.
     keyspace: u64,
     key: Bytes<'a>,
     value_bytes: Option<usize>,
@@ -96,6 +101,7 @@ impl Args {
         let RawRecord { segment, offset, len_bytes, seq, continues, command, keyspace, .. } = *record;
         let kind = if matches!(command, CommandRef::Set { .. }) { "set" } else { "delete" };
         let (key, value) = (command.key(), command.value());
+        let shows_value = self.values && (self.auth_records || !keyspace.is_reserved());
         if json {
             let line = DumpLine {
                 segment,
@@ -109,14 +115,14 @@ impl Args {
                 keyspace: keyspace.get(),
                 key: Bytes(key.into()),
                 value_bytes: value.map(<[u8]>::len),
-                value: value.filter(|_| self.values).map(|value| Bytes(value.into())),
+                value: value.filter(|_| shows_value).map(|value| Bytes(value.into())),
             };
             serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
             return Ok(out.write_all(b"\n")?);
         }
         let commit = seq.map_or("-".into(), |seq| format!("{seq}{}", if continues { "+" } else { "" }));
         let value = match value {
-            Some(value) if self.values => show(value).into_owned(),
+            Some(value) if shows_value => show(value).into_owned(),
             Some(value) => format!("{} B", value.len()),
             None => String::new(),
         };

@@ -80,8 +80,8 @@ impl Args {
         let format = self.format.unwrap_or_else(|| Format::of_name(path));
         let progress = self.progress(session, store);
         let named = |failure| name_file(failure, path);
-        let mut target =
-            Target::create(path, self.reach.with_auth).map_err(Failure::file(format!("create {}", path.display())))?;
+        let mut target = Target::create(path, self.reach.is_secret())
+            .map_err(Failure::file(format!("create {}", path.display())))?;
         let records = self.write(store, format, target.writer(), &progress).map_err(named)?;
         target.complete(path).map_err(Failure::file(format!("write {}", path.display())))?;
         drop(progress);
@@ -95,14 +95,14 @@ impl Args {
 
     fn write(&self, store: &Store, format: Format, out: &mut dyn Write, progress: &Progress) -> Result<u64, Failure> {
         let prefix = self.prefix.as_ref().map(|prefix| &prefix.0[..]).unwrap_or_default();
-        let mut ranges = self.reach.ranges(&store.snapshot()?, &KeyRange::prefix(prefix))?;
-        write_pairs(&mut ranges, None, format, out, progress)
+        let mut range = self.reach.range(&store.snapshot()?, &KeyRange::prefix(prefix))?;
+        write_pairs(&mut range, None, format, out, progress)
     }
 
     fn progress(&self, session: &Session, store: &Store) -> Progress {
-        match (&self.prefix, self.reach.keyspace()) {
-            (Some(_), _) | (_, Some(_)) => Progress::hidden(),
-            (None, None) => Progress::records(session.screen, store.len() as u64),
+        match &self.prefix {
+            None if self.reach.is_default() => Progress::records(session.screen, store.len() as u64),
+            _ => Progress::hidden(),
         }
     }
 }

@@ -45,7 +45,6 @@ struct Answer<'a> {
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
         let key = &self.key.0[..];
-        self.reach.check(key)?;
         let found = session.look(|snapshot| Ok(self.reach.of(snapshot)?.get_versioned(key)?))?;
         let Some((value, version)) = found else {
             session.screen.error("not_found", &format!("{} has no value", named(key)));

@@ -8,14 +8,14 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hightower_kv::{Batch, KvEngine};
+use hightower_kv::{Batch, SingleNodeEngine};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
 use crate::lines::Lines;
 use crate::progress::Progress;
-use crate::reach::{OVERRIDE, Reach};
+use crate::reach::Reach;
 use crate::records::{Format, check_limits};
 use crate::screen::Screen;
 use crate::session::Session;
@@ -39,8 +39,8 @@ Formats, by the file's name (.jsonl, .ndjson and .json are JSON Lines, others TS
   jsonl  {\"key\":\"...\",\"value\":\"...\"}, bytes that are not UTF-8 as {\"base64\":\"...\"}
 
 Records are committed in atomic batches. A malformed line stops the import, with its number in the error; \
-the records before it stay. A record of the authentication service stops it too, unless --with-auth is set: then the users, \
-API keys and roles of the file replace those of the store. A repeated import is harmless: it overwrites each record with the same value.";
+the records before it stay. With --auth-records, the users, API keys and roles of an export with --auth-records replace those of the store that have the same keys. \
+A repeated import is harmless: it overwrites each record with the same value.";
 
 /// Put the records of a file into the store
 #[derive(Debug, clap::Args)]
@@ -74,10 +74,7 @@ impl Args {
         let name = if is_stdin(&self.file) { "standard input".into() } else { self.file.display().to_string() };
         let store = session.writer()?;
         let progress = Progress::bytes(session.screen, len_bytes);
-        let imported = store.finish(|store| match self.reach.keyspace() {
-            Some(keyspace) => import(&store.keyspace(keyspace)?, input, &name, format, &self.reach, &progress),
-            None => import(&**store, input, &name, format, &self.reach, &progress),
-        })?;
+        let imported = store.finish(|store| import(store, input, &name, format, &self.reach, &progress))?;
         drop(progress);
         tell(session.screen, &imported)?;
         Ok(Exit::Done)
@@ -118,7 +115,7 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
 /// Puts all records of `input` into `store`. After an error, the store has the records of the lines
 /// before it.
 pub(crate) fn import(
-    store: &impl KvEngine,
+    store: &SingleNodeEngine,
     input: impl BufRead,
     name: &str,
     format: Format,
@@ -136,7 +133,7 @@ pub(crate) fn import(
 }
 
 fn load(
-    loader: &mut Loader<'_, impl KvEngine>,
+    loader: &mut Loader<'_>,
     lines: &mut Lines<impl BufRead>,
     name: &str,
     format: Format,
@@ -176,22 +173,19 @@ fn with_count(failure: Failure, records: u64) -> Failure {
 }
 
 /// Collects records in batches and commits them.
-struct Loader<'a, E> {
-    store: &'a E,
+struct Loader<'a> {
+    store: &'a SingleNodeEngine,
     reach: &'a Reach,
     batch: Batch,
     batch_len_bytes: usize,
     done: Imported,
 }
 
-impl<E: KvEngine> Loader<'_, E> {
+impl Loader<'_> {
     /// Adds a record; returns whether the batch is full. Refuses a record that the store would
     /// refuse, while its line number is known.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
         check_limits(key, value)?;
-        if !self.reach.includes(key) {
-            return Err(format!("the key belongs to the authentication service; {OVERRIDE}"));
-        }
         self.batch.put(key, value);
         self.batch_len_bytes += key.len() + value.len();
         Ok(self.batch.len() >= BATCH_RECORDS || self.batch_len_bytes >= BATCH_LEN_BYTES)
@@ -203,7 +197,7 @@ impl<E: KvEngine> Loader<'_, E> {
         }
         let records = self.batch.len() as u64;
         // Without requirements a batch cannot be rejected.
-        self.store.commit(&self.batch)?.committed().map_err(hightower_kv::Error::from)?;
+        self.reach.commit(self.store, &self.batch)?.committed().map_err(hightower_kv::Error::from)?;
         self.batch.clear();
         self.batch_len_bytes = 0;
         self.done.records += records;

@@ -43,27 +43,24 @@ struct Count {
 }
 
 impl ListArgs {
-    /// Prints the included keys of `range` in the format of `session`.
+    /// Prints the keys of `range` in the format of `session`.
     pub(crate) fn print(&self, session: &Session, snapshot: &Snapshot, range: &KeyRange) -> Result<Exit, Failure> {
-        let mut ranges = self.reach.ranges(snapshot, range)?;
-        if self.reverse {
-            ranges.reverse();
-        }
+        let range = self.reach.range(snapshot, range)?;
         if self.count {
-            let count = self.count(ranges)?;
+            let count = self.count(range)?;
             session.screen.answer(&Count { count }, || count.to_string())?;
             return Ok(Exit::Done);
         }
         let format = if session.screen.json { Format::Jsonl } else { Format::Tsv };
         let mut out = session.screen.records();
-        self.write(ranges, format, &mut out)?;
+        self.write(range, format, &mut out)?;
         out.flush()?;
         Ok(Exit::Done)
     }
 
-    fn count(&self, ranges: Vec<Range>) -> Result<u64, Failure> {
+    fn count(&self, range: Range) -> Result<u64, Failure> {
         let mut count = 0;
-        for entry in ranges.into_iter().flatten().take(self.take()) {
+        for entry in range.take(self.take()) {
             entry?;
             count += 1;
             check_now_and_then(count)?;
@@ -71,15 +68,14 @@ impl ListArgs {
         Ok(count)
     }
 
-    fn write(&self, mut ranges: Vec<Range>, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
+    fn write(&self, mut range: Range, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
         if !self.keys_only && !self.reverse {
-            write_pairs(&mut ranges, self.limit, format, out, &Progress::hidden())?;
+            write_pairs(&mut range, self.limit, format, out, &Progress::hidden())?;
             return Ok(());
         }
-        let next = |range: &mut Range| if self.reverse { range.next_back() } else { range.next() };
         for done in 1..=self.limit.unwrap_or(u64::MAX) {
-            let Some(entry) = ranges.iter_mut().find_map(next) else { break };
-            let entry = entry?;
+            let next = if self.reverse { range.next_back() } else { range.next() };
+            let Some(entry) = next.transpose()? else { break };
             if self.keys_only {
                 format.write_key(out, entry.key())?;
             } else {
@@ -97,7 +93,7 @@ impl ListArgs {
 
 /// Writes keys with their values, up to `limit`; returns their number.
 pub(crate) fn write_pairs(
-    ranges: &mut [Range],
+    range: &mut Range,
     limit: Option<u64>,
     format: Format,
     out: &mut dyn Write,
@@ -109,29 +105,23 @@ pub(crate) fn write_pairs(
     }
     let mut written = 0_u64;
     let mut failure = None;
-    let mut pair = |written: &mut u64, failure: &mut Option<Failure>, key: &[u8], value: &[u8]| {
+    range.for_each_pair(|key, value| {
         let step = format.write(out, key, value).map_err(Failure::from).and_then(|()| {
-            *written += 1;
+            written += 1;
             if written.is_multiple_of(STEP_RECORDS) {
-                progress.set(*written);
+                progress.set(written);
             }
-            check_now_and_then(*written)
+            check_now_and_then(written)
         });
         match step {
-            Ok(()) if *written < limit => ControlFlow::Continue(()),
+            Ok(()) if written < limit => ControlFlow::Continue(()),
             Ok(()) => ControlFlow::Break(()),
             Err(stopped) => {
-                *failure = Some(stopped);
+                failure = Some(stopped);
                 ControlFlow::Break(())
             }
         }
-    };
-    for range in ranges {
-        range.for_each_pair(|key, value| pair(&mut written, &mut failure, key, value))?;
-        if failure.is_some() || written == limit {
-            break;
-        }
-    }
+    })?;
     failure.map_or(Ok(written), Err)
 }
 

@@ -62,7 +62,6 @@ enum Answer<'a> {
 
 impl Args {
     pub(crate) fn run(&self, session: &Session) -> Result<Exit, Failure> {
-        self.reach.check(&self.key.0)?;
         let value = self.read_value()?;
         check_limits(&self.key.0, &value).map_err(Failure::Usage)?;
         let mut batch = Batch::new();

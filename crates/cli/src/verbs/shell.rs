@@ -9,7 +9,6 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use hightower_kv::auth::RESERVED_PREFIX;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
@@ -148,8 +147,7 @@ fn save(editor: &mut Editor<Completion<'_>, FileHistory>, path: &Path, screen: S
 }
 
 fn greet(session: &Session, store: &Store) -> Result<(), Failure> {
-    let of_auth = store.prefix(RESERVED_PREFIX)?.try_fold(0_usize, |count, entry| entry.map(|_| count + 1))?;
-    let keys = counted((store.len() - of_auth.min(store.len())) as u64, "key");
+    let keys = counted(store.len() as u64, "key");
     let what = format!("{keys} in {}", session.data_dir().display());
     session.screen.tell(&format!("{}: {what}. {}", styled(BOLD, "Hightower KV"), styled(DIM, "help, Tab, Ctrl-D")))
 }

@@ -51,18 +51,8 @@ impl SingleNodeEngine {
         Ok(Keyspace::new(self, self.catalogue()?.create(name, options)?))
     }
 
-    /// A keyspace of a layer above the engine, whose name begins with `$`; created if there is
-    /// none. [`keyspaces`](Self::keyspaces) does not show it, and it cannot be renamed or dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`create_keyspace`](Self::create_keyspace).
-    pub fn reserved_keyspace(&self, name: &str) -> Result<Keyspace<&Self>> {
-        Ok(Keyspace::new(self, self.catalogue()?.reserved(name)?))
-    }
-
-    /// The keyspaces, in the order of their names, without the default one and reserved ones. Costs
-    /// a read of each.
+    /// The keyspaces, in the order of their names, without the default one and reserved
+    /// ones. Costs a read of each.
     ///
     /// ```
     /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};

@@ -105,9 +105,7 @@ impl Catalogue {
             let (key, value) = entry?.into_pair()?;
             let name = key.strip_prefix(NAMES).unwrap_or_default();
             let name = String::from_utf8_lossy(name).into_owned();
-            if !name.starts_with(RESERVED) {
-                found.push((name, CatalogueRecord::decode(&value)?));
-            }
+            found.push((name, CatalogueRecord::decode(&value)?));
         }
         Ok(found)
     }
@@ -116,29 +114,6 @@ impl Catalogue {
     pub(crate) fn create(&self, name: &str, options: KeyspaceOptions) -> Result<Arc<LivingKeyspace>> {
         check_name(name)?;
         let mut living = self.lock()?;
-        self.create_with(name, options, &mut living)
-    }
-
-    /// The keyspace of a layer above the engine; created if there is none.
-    pub(crate) fn reserved(&self, name: &str) -> Result<Arc<LivingKeyspace>> {
-        if !name.starts_with(RESERVED) {
-            return Err(Error::Validation(format!("the reserved name {name} does not begin with {RESERVED}").into()));
-        }
-        check_length(name)?;
-        let mut living = self.lock()?;
-        match self.record(&self.system()?, name) {
-            Ok(record) => Ok(living.in_use(name, record, self.read.store_number)),
-            Err(Error::KeyspaceNotFound { .. }) => self.create_with(name, KeyspaceOptions::default(), &mut living),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    fn create_with(
-        &self,
-        name: &str,
-        options: KeyspaceOptions,
-        living: &mut KeyspacesInUse,
-    ) -> Result<Arc<LivingKeyspace>> {
         let system = self.system()?;
         self.check_free(&system, name)?;
         let record = CatalogueRecord { id: self.free_id(&system)?, options };
@@ -177,6 +152,9 @@ impl Catalogue {
 
     /// Replaces a keyspace by an empty one of the same name and options.
     pub(crate) fn clear(&self, cleared: &Arc<LivingKeyspace>) -> Result<Arc<LivingKeyspace>> {
+        if cleared.id.is_reserved() && !planted("reserved_keyspaces_cleared") {
+            return Err(Error::Validation("a reserved keyspace cannot be cleared: delete its keys".into()));
+        }
         let mut living = self.lock()?;
         cleared.check_in(self.read.store_number)?;
         let system = self.system()?;
@@ -252,7 +230,7 @@ fn put_new(batch: &mut Batch, name: &str, record: CatalogueRecord) -> Result<()>
     Ok(())
 }
 
-fn check_length(name: &str) -> Result<()> {
+fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.chars().any(char::is_control) {
         let what = "the name of a keyspace has 1 to 255 bytes of text, without control characters";
         return Err(Error::Validation(what.into()));
@@ -261,11 +239,6 @@ fn check_length(name: &str) -> Result<()> {
         let (found, limit) = (name.len() as u64, MAX_NAME_LEN_BYTES as u64);
         return Err(Error::LimitExceeded { what: "name of a keyspace (bytes)", found, limit });
     }
-    Ok(())
-}
-
-fn check_name(name: &str) -> Result<()> {
-    check_length(name)?;
     if name.starts_with(RESERVED) {
         return Err(Error::Validation(
             format!("the name {name} is reserved: those of users do not begin with {RESERVED}").into(),

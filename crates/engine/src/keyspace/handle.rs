@@ -66,15 +66,6 @@ impl SharedKeyspace {
     pub fn of(engine: &Arc<SingleNodeEngine>, name: &str) -> Result<Self> {
         Ok(Self::new(Arc::clone(engine), engine.catalogue()?.find(name)?))
     }
-
-    /// As [`SingleNodeEngine::reserved_keyspace`], but shares the store.
-    ///
-    /// # Errors
-    ///
-    /// As [`SingleNodeEngine::reserved_keyspace`].
-    pub fn reserved(engine: &Arc<SingleNodeEngine>, name: &str) -> Result<Self> {
-        Ok(Self::new(Arc::clone(engine), engine.catalogue()?.reserved(name)?))
-    }
 }
 
 /// Writing, as with the methods of the store that have these names.
@@ -319,13 +310,6 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
 
 /// Reading and watching, as with the methods of the store that have these names.
 impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
-    fn read<R>(&self, key: &[u8], use_value: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>> {
-        let found = self.engine().read.read_latest(self.id().stored(key).as_bytes(), use_value);
-        // After the read: a drop may have deleted the key just before it.
-        self.living().check()?;
-        found
-    }
-
     /// The latest value of `key`. Costs a copy of the value.
     ///
     /// # Errors

@@ -8,6 +8,9 @@ use crate::keyspace::{KeyspaceId, KeyspaceOptions};
 use crate::mutants::planted;
 use crate::sync::Mutex;
 
+/// The number of keyspaces that mean the same in each store.
+pub(crate) const EVERY_STORE: u64 = 0;
+
 /// The number of the next store that this process opens.
 static NEXT_STORE: AtomicU64 = AtomicU64::new(1);
 
@@ -21,7 +24,7 @@ pub(crate) fn next_store_number() -> u64 {
 pub(crate) struct LivingKeyspace {
     pub(crate) id: KeyspaceId,
     pub(crate) options: KeyspaceOptions,
-    /// The number of the open store that it belongs to.
+    /// The number of the open store that it belongs to, or [`EVERY_STORE`].
     store: u64,
     name: Mutex<String>,
     /// Set under the commit lock, with the commit that drops it.
@@ -66,7 +69,7 @@ impl LivingKeyspace {
 
     /// Refuses a keyspace of another open store: its id means another one here.
     pub(crate) fn check_store(&self, store: u64) -> Result<()> {
-        if self.store != store && !planted("keyspaces_of_other_stores") {
+        if self.store != store && self.store != EVERY_STORE && !planted("keyspaces_of_other_stores") {
             let name = self.name();
             return Err(Error::Validation(
                 format!("the keyspace {name} was opened in another store: open it in this one").into(),
