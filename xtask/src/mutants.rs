@@ -12,6 +12,7 @@ mod list_of_followers;
 mod list_of_index;
 mod list_of_keyspaces;
 mod list_of_levels;
+mod list_of_merges;
 mod list_of_segments;
 mod list_of_table;
 mod list_of_transactions;

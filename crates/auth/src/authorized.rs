@@ -211,9 +211,11 @@ impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthorizedEngine<
         }
         let access = self.service.access_of(&self.principal)?;
         let now_ms = self.service.time_ms();
-        let changes = batch.changes().map(|change| {
+        let changes = batch.changes().flat_map(|change| {
             let action = if change.given.is_some() { Action::Admin } else { Action::Write };
-            (action, change.key)
+            // A merge returns the value.
+            let is_read = change.merge.is_some() && !planted("auth_merges_read_unchecked");
+            [Some((action, change.key)), is_read.then_some((Action::Read, change.key))].into_iter().flatten()
         });
         let needed = changes.chain(batch.requirements().map(|requirement| (Action::Read, requirement.key)));
         for (action, key) in needed {

@@ -103,6 +103,17 @@ fn bytes_of_keys_and_values_count() {
 }
 
 #[test]
+fn merges_of_counted_values_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = service_on(Arc::new(SingleNodeEngine::open(dir.path()).unwrap()), &support::clock());
+    let view = tenant(&auth, "tenant", &[at_most(on("a/"), None, 4), on("b/")]);
+    assert_eq!(view.commit(Batch::new().add("a/1", 1)).unwrap_err().code(), "denied");
+    assert_eq!(view.commit(Batch::new().put("a/1", "1").add("a/1", 1)).unwrap_err().code(), "denied");
+    assert_eq!(auth.engine().get("a/1").unwrap(), None);
+    assert!(view.commit(Batch::new().put("a/1", "1").add("b/1", 1)).unwrap().is_committed());
+}
+
+#[test]
 fn batches_fit_whole_or_not_at_all() {
     let (_, _, auth) = service();
     let view = tenant(&auth, "tenant", &[at_most(on("a/"), 2, None), on("b/")]);

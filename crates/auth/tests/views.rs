@@ -69,6 +69,21 @@ fn a_view_is_a_reader_and_a_writer() {
 }
 
 #[test]
+fn merges_need_the_rights_to_read_and_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = service_on(Arc::new(SingleNodeEngine::open(dir.path()).unwrap()), &support::clock());
+    let only = |action, prefix| Grant::new([action], KeyRange::prefix(prefix)).unwrap();
+    let grants = [only(Action::Read, "read/"), only(Action::Write, "written/"), grant(KeyRange::prefix("both/"))];
+    let view = view(&auth, &grants);
+    assert_eq!(view.add(b"both/n", 2).unwrap(), 2);
+    for key in [&b"read/n"[..], b"written/n", b"other/n"] {
+        assert_eq!(view.add(key, 1).unwrap_err().code(), "denied");
+        assert_eq!(view.merge(key, "add", b"1").unwrap_err().code(), "denied");
+        assert_eq!(auth.engine().get(key).unwrap(), None);
+    }
+}
+
+#[test]
 fn a_range_is_of_one_moment() {
     let (engine, _, auth) = service();
     let view = view(&auth, &[grant(KeyRange::all())]);

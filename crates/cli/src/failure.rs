@@ -69,7 +69,12 @@ impl Failure {
             Self::OutputClosed => 0,
             Self::Usage(_) | Self::File { .. } => 2,
             Self::Store(Error::Validation(_) | Error::LimitExceeded { .. }) => 2,
-            Self::Store(Error::KeyspaceNotFound { .. } | Error::KeyspaceExists { .. }) => 1,
+            Self::Store(
+                Error::KeyspaceNotFound { .. }
+                | Error::KeyspaceExists { .. }
+                | Error::NotACounter { .. }
+                | Error::CounterOverflow { .. },
+            ) => 1,
             Self::Store(_) | Self::NoStore(_) => 3,
             Self::Auth(error) => auth_code(error),
             Self::Interrupted { .. } => 130,

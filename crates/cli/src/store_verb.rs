@@ -5,7 +5,8 @@ use clap::Subcommand;
 use crate::failure::{Exit, Failure};
 use crate::session::Session;
 use crate::verbs::{
-    auth, backup, check, compact, delete, export, get, import, keyspace, prefix, put, scan, segments, stats, tables,
+    add, auth, backup, check, compact, delete, export, get, import, keyspace, prefix, put, scan, segments, stats,
+    tables,
 };
 
 /// The verbs on one store, on the command line and in the shell.
@@ -13,6 +14,7 @@ use crate::verbs::{
 pub(crate) enum StoreVerb {
     Put(put::Args),
     Get(get::Args),
+    Add(add::Args),
     Delete(delete::Args),
     Prefix(prefix::Args),
     Scan(scan::Args),
@@ -33,6 +35,7 @@ impl StoreVerb {
         match self {
             Self::Put(args) => args.run(session),
             Self::Get(args) => args.run(session),
+            Self::Add(args) => args.run(session),
             Self::Delete(args) => args.run(session),
             Self::Prefix(args) => args.run(session),
             Self::Scan(args) => args.run(session),

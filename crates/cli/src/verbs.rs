@@ -1,5 +1,6 @@
 //! The verbs, one module each: `Args` with the help, and `run`.
 
+pub(crate) mod add;
 pub(crate) mod auth;
 pub(crate) mod backup;
 pub(crate) mod bench;

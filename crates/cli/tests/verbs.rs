@@ -21,6 +21,24 @@ fn put_get_delete() {
 }
 
 #[test]
+fn counters() {
+    let tool = Tool::new();
+    assert_eq!(tool.ok(["add", "visits", "41"]), "visits is 41\n");
+    assert_eq!(tool.ok(["add", "visits", "-1"]), "visits is 40\n");
+    assert_eq!(tool.ok(["get", "visits"]), "40\n");
+    let sum = tool.run(["--json", "add", "visits", "2"]).json();
+    assert_eq!((&sum["key"], &sum["value"]), (&json!("visits"), &json!(42)));
+    assert_eq!(tool.run(["get", "visits", "--json"]).json()["version"], sum["version"]);
+    tool.run(["add", "visits", "9223372036854775807"]).fails(1, "adding 9223372036854775807 would exceed 64 bits");
+    tool.ok(["put", "name", "Ada"]);
+    tool.run(["add", "name", "1"]).fails(1, "the value of the key name is no counter");
+    tool.run(["add", "visits", "1.5"]).fails(2, "1.5");
+    tool.ok(["keyspace", "create", "a"]);
+    assert_eq!(tool.ok(["add", "visits", "1", "--keyspace", "a"]), "visits is 1\n");
+    assert_eq!(tool.ok(["get", "visits"]), "42\n");
+}
+
+#[test]
 fn json_says_the_same() {
     let tool = Tool::new();
     let put = tool.run(["--json", "put", "k", "v"]).json();

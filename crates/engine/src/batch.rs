@@ -1,5 +1,7 @@
 //! Batches: several changes in one atomic commit, with requirements.
 
+mod merging;
+
 use std::borrow::Cow;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -14,8 +16,10 @@ use crate::keyspace::{
     Keyspace, KeyspaceId, LivingKeyspace, Scope, StoredBounds, StoredKey, UserKey, check_key, id_of, user_bounds,
 };
 use crate::limits;
+use crate::merge::BatchMerge;
 use crate::mutants::planted;
 use crate::place::Place;
+use crate::value::Value;
 use crate::watch::RangeRequirement;
 
 /// The outcome of a batch. No variant will be added; the content of the two may grow.
@@ -60,6 +64,13 @@ impl BatchOutcome {
     }
 }
 
+impl BatchOutcome {
+    /// The value after the only merge of the batch.
+    pub(crate) fn merged(self) -> Result<Option<Value>> {
+        self.committed()?.merged.pop().ok_or_else(|| Error::Internal("a commit has no merge".into()))
+    }
+}
+
 /// A committed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,15 +80,19 @@ pub struct Committed {
     pub seq: u64,
     /// The outcome of each command, in the order in which commands were added.
     pub outcomes: Vec<ApplyOutcome>,
-    /// The version of each command, in the same order.
+    /// The version of each command, in the same order; 0 for a merge that has written nothing.
     pub versions: Vec<u64>,
+    /// The value after each merge, in the order in which merges were added; `None` if the key has
+    /// none.
+    pub merged: Vec<Option<Value>>,
 }
 
 impl Committed {
-    /// Constructs it, for implementations of [`KvEngine`](crate::KvEngine) other than the store.
+    /// Constructs it without merges, for implementations of [`KvEngine`](crate::KvEngine) other
+    /// than the store.
     #[must_use]
     pub fn new(seq: u64, outcomes: Vec<ApplyOutcome>, versions: Vec<u64>) -> Self {
-        Self { seq, outcomes, versions }
+        Self { seq, outcomes, versions, merged: Vec::new() }
     }
 }
 
@@ -102,6 +117,8 @@ pub struct Batch {
     /// The keys and values of all commands, concatenated.
     pub(crate) bytes: Vec<u8>,
     pub(crate) operations: Vec<BatchOperation>,
+    /// In the order of their operations.
+    pub(crate) merges: Vec<BatchMerge>,
     pub(crate) requirements: Vec<Requirement>,
     /// Shared with the watch of a commit.
     pub(crate) ranges: Option<Arc<Vec<RangeRequirement>>>,
@@ -136,8 +153,11 @@ pub struct BatchChange<'a> {
     pub keyspace: KeyspaceId,
     /// The changed key.
     pub key: &'a [u8],
-    /// The new value; `None` for a delete.
+    /// The new value, or the operand of a merge; `None` for a delete.
     pub value: Option<&'a [u8]>,
+    /// The name of the operator, if the change is a merge: the new value, which the caller of the
+    /// commit gets, depends on the present one. [`Batch::add`] has the operator `add`.
+    pub merge: Option<&'a str>,
     /// The caller's version and timestamp; `None` if the engine assigns them.
     pub given: Option<(u64, i64)>,
 }
@@ -309,6 +329,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.operations.clear();
+        self.merges.clear();
         self.requirements.clear();
         self.ranges = None;
         self.snapshot = None;
@@ -320,10 +341,12 @@ impl Batch {
 
     /// Its changes, in the order in which they were added. A view with permissions checks them.
     pub fn changes(&self) -> impl Iterator<Item = BatchChange<'_>> + '_ {
-        self.operations.iter().map(|operation| {
+        let mut merges = self.merges.iter().peekable();
+        self.operations.iter().enumerate().map(move |(at, operation)| {
             let (key, value) = self.parts(operation);
             let UserKey { keyspace, key } = UserKey::of(key);
-            BatchChange { keyspace, key, value, given: operation.given }
+            let merge = merges.next_if(|merge| merge.operation == at).map(|merge| merge.operator.name());
+            BatchChange { keyspace, key, value, merge, given: operation.given }
         })
     }
 
@@ -434,6 +457,7 @@ impl Batch {
             let (key, value) = self.parts(operation);
             batch.push(&of(key), value, operation.given);
         }
+        batch.merges.clone_from(&self.merges);
         for Requirement { key, expect } in &self.requirements {
             batch.requirements.push(Requirement { key: of(key).into_vec(), expect: *expect });
         }

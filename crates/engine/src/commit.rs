@@ -4,12 +4,15 @@
 //!
 //! Work that does not depend on the order of commits is done before the lock: limits, the payload's
 //! checksum, the clock, prefetching the key's path in the active memtable, and looking keys up
-//! below it. Only requirements and explicit versions need that look-up; if the levels change before
-//! the lock is taken, it is repeated without the lock. Under the lock, a commit gets its seqno and
-//! versions, and one append writes its records to the tail of the log. The state changes only after
-//! that, so a failed append changes nothing. After the lock, the writer waits for a sync if the
-//! durability needs one.
+//! below it. Only requirements, explicit versions and merges need that look-up; if the levels
+//! change before the lock is taken, it is repeated without the lock. Merges are evaluated there
+//! too, and under the lock only if the value of the key is no longer the same. Under the lock, a
+//! commit gets its seqno and versions, and one append writes its records to the tail of the log.
+//! The state changes only after that, so a failed append changes nothing. After the lock, the
+//! writer waits for a sync if the durability needs one.
 
+mod merge_path;
+mod merging;
 mod pending;
 
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin};
 use hightower_log::{Placement, payload_checksum};
 use hightower_segment::{Appended, Purpose};
-use hightower_state::{ApplyOutcome, Awaited, CommandKind, LeveledKvState, LeveledWriter};
+use hightower_state::{ApplyOutcome, Awaited, CommandKind, LeveledKvState, LeveledWriter, LookedBelow};
 
 use crate::batch::{Batch, BatchOutcome, check_value_len, check_version};
 use crate::commit_log::{CommitGuard, CommitLock, CommitLog};
@@ -27,6 +30,7 @@ use crate::feed::{FeedBell, FeedHub};
 use crate::keyspace::check_key;
 use crate::maintenance::Maintenance;
 use crate::memory_budget::MemoryBudget;
+use crate::merger::Merger;
 use crate::mutants::planted;
 use crate::open_store::OpenStore;
 use crate::pipeline::{self, Committer, Request};
@@ -40,8 +44,9 @@ use crate::tail_upkeep::TailUpkeep;
 use crate::time::StoreTime;
 use crate::watch::Watches;
 
+use merging::{Basis, MergeValues, PendingMerge};
 pub(crate) use pending::Write;
-use pending::{CommitVerdict, Evaluated, PendingCommit, PendingRecord, Records};
+use pending::{BatchRecords, CommitVerdict, Evaluated, PendingCommit, PendingRecord, Records};
 
 /// log2 of the bytes between two wake-ups of the preparing threads, which also poll under load: a
 /// wake-up costs a writer up to some 10 µs.
@@ -77,6 +82,7 @@ pub(crate) struct WritePath {
     feeds: Arc<FeedHub>,
     bell: Arc<FeedBell>,
     watches: Arc<Watches>,
+    merger: Arc<Merger>,
 }
 
 /// The parts of a store that commits use.
@@ -94,6 +100,7 @@ pub(crate) struct WriteParts<'a> {
     pub(crate) maintenance: &'a Arc<Maintenance>,
     pub(crate) feeds: &'a Arc<FeedHub>,
     pub(crate) bell: &'a Arc<FeedBell>,
+    pub(crate) merger: &'a Arc<Merger>,
 }
 
 impl WritePath {
@@ -113,6 +120,7 @@ impl WritePath {
             feeds: Arc::clone(parts.feeds),
             bell: Arc::clone(parts.bell),
             watches: Arc::default(),
+            merger: Arc::clone(parts.merger),
         }
     }
 
@@ -144,6 +152,10 @@ impl WritePath {
         if !state.is_one_level(&guard) {
             // A failed look-up is repeated under the lock, if it is needed then.
             group.iter_mut().for_each(|commit| drop(self.look_below(commit, state, &guard)));
+        }
+        if R::MAY_MERGE {
+            // The same.
+            group.iter_mut().for_each(|commit| drop(self.merge_ahead(commit, state, &guard)));
         }
         let mut log = Some(self.log.lock()?);
         for commit in &mut *group {
@@ -192,13 +204,13 @@ impl WritePath {
     ) -> Result<()> {
         step();
         *log = None;
-        let looked = self.look_below(commit, state, guard);
+        let looked = self.look_below(commit, state, guard).and_then(|()| self.merge_ahead(commit, state, guard));
         *log = Some(self.log.lock()?);
         looked
     }
 
-    /// Looks up the keys of requirements and of records with explicit versions, below the active
-    /// memtable.
+    /// Looks up the keys of requirements, of records with explicit versions and of merges, below
+    /// the active memtable.
     fn look_below<'a, R: Records<'a>>(
         &self,
         commit: &mut PendingCommit<'a, R>,
@@ -230,7 +242,13 @@ impl WritePath {
         {
             return Ok(rejected);
         }
-        let Evaluated { max_version, written, len_max, is_view_changed } = commit.evaluate(&state, log.max_version)?;
+        let newest = |key: &[u8], below: Option<&LookedBelow>| state.newest_record_of(key, below);
+        let merge = |merge: &mut PendingMerge<'a>, key: &[u8], basis: Basis<'a>| {
+            let may_run = merge.may_run_under_lock(&basis);
+            if may_run { self.merge(merge, key, basis, guard).map(|()| true) } else { Ok(false) }
+        };
+        let evaluated = commit.evaluate(newest, log.max_version, merge)?;
+        let Evaluated { max_version, written, len_max, is_view_changed } = evaluated;
         if is_view_changed {
             return Ok(CommitVerdict::ViewChanged);
         }
@@ -304,7 +322,7 @@ impl WritePath {
 
     /// Watches the ranges that the commits of a group require unchanged. Walks the ranges, without
     /// a lock and before the guard of the commit.
-    fn watch_ranges(&self, group: &mut [PendingCommit<'_, Vec<PendingRecord<'_>>>]) -> Result<()> {
+    fn watch_ranges(&self, group: &mut [PendingCommit<'_, BatchRecords<'_>>]) -> Result<()> {
         for commit in group {
             if let Some(ranges) = commit.ranges {
                 commit.watch = Some(self.watches.watch(ranges, &self.read.index.handle()?, commit.snapshot));
@@ -343,7 +361,8 @@ impl WritePath {
     /// Commits a batch, and waits for `durability`.
     pub(crate) fn commit_batch(&self, batch: &Batch, durability: Durability) -> Result<BatchOutcome> {
         batch.validate()?;
-        let mut group = [PendingCommit::of(batch, durability, self.time.now_ms())];
+        let values = MergeValues::of(batch);
+        let mut group = [PendingCommit::of(batch, &values, durability, self.time.now_ms())];
         if planted("requirement_before_lock")
             && let Some(rejected) = group[0].first_unmet(&self.read.index.state(&pin())?.writer())
         {
@@ -462,8 +481,11 @@ impl Committer for WritePath {
 
     fn commit_group(&self, requests: &[Request]) -> Vec<Result<BatchOutcome>> {
         let now = self.time.now_ms();
-        let mut group: Vec<_> =
-            requests.iter().map(|request| PendingCommit::of(&request.batch, request.durability, now)).collect();
+        let values: Vec<_> = requests.iter().map(|request| MergeValues::of(&request.batch)).collect();
+        let requests_and_values = requests.iter().zip(&values);
+        let mut group: Vec<_> = requests_and_values
+            .map(|(request, values)| PendingCommit::of(&request.batch, values, request.durability, now))
+            .collect();
         match self.watch_ranges(&mut group).and_then(|()| self.commit(&mut group, |_, _, _| ())) {
             Ok(()) => group.into_iter().map(PendingCommit::into_outcome).collect(),
             Err(failure) => requests.iter().map(|_| Err(failure.clone())).collect(),

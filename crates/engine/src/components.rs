@@ -1,6 +1,7 @@
 //! The components of a store besides its settings: a file system, a clock, a source of randomness.
 //! Tests can replace them.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use hightower_segment::{Fs, RealFs};
 use hightower_state::{LeveledKvState, Location, SeededHasher};
 
 use crate::error::{Error, Result};
+use crate::merge::MergeOperator;
 
 /// The executor of background work: interval syncs, sealing, preparing the next segment,
 /// compaction.
@@ -30,7 +32,7 @@ pub enum Background {
 /// The store calls them under its locks and on its threads. So they must not call the store; only a
 /// policy may, and gets an error for a call that would wait for itself. If one of them panics, only
 /// the current call fails: the panic of a file system is an I/O error, a clock returns its previous
-/// time, a policy's run is aborted. [`Stats::caught_panics`](crate::Stats::caught_panics) counts
+/// time, a policy's run is aborted, a merge is refused. [`Stats::caught_panics`](crate::Stats::caught_panics) counts
 /// them. (A program that is built to abort on panics aborts.)
 ///
 /// ```
@@ -58,6 +60,8 @@ pub struct Components {
     pub entropy: Arc<dyn Entropy>,
     /// The policy that chooses segments for compaction.
     pub policy: Arc<dyn CompactionPolicy>,
+    /// The operators of [`SingleNodeEngine::merge`](crate::SingleNodeEngine::merge), by name.
+    pub merge_operators: BTreeMap<String, Arc<dyn MergeOperator>>,
     /// The executor of background work.
     pub background: Background,
 }
@@ -87,6 +91,14 @@ parts! {
 }
 
 impl Components {
+    /// The same with a merge operator of this name, in place of another one of the same name.
+    /// Example: [`MergeOperator`].
+    #[must_use]
+    pub fn with_merge_operator(mut self, name: impl Into<String>, operator: Arc<dyn MergeOperator>) -> Self {
+        self.merge_operators.insert(name.into(), operator);
+        self
+    }
+
     /// An empty state. The seed of its index's hasher is drawn for each open, so that nobody can
     /// choose colliding keys.
     pub(crate) fn empty_state<L: Location>(&self) -> Result<LeveledKvState<L>> {
@@ -105,6 +117,7 @@ impl Default for Components {
             clock: Arc::new(SystemClock::default()),
             entropy: Arc::new(OsEntropy),
             policy: Arc::new(CostBenefit),
+            merge_operators: BTreeMap::new(),
             background: Background::default(),
         }
     }

@@ -6,6 +6,7 @@ mod deleting;
 #[cfg(all(test, not(shuttle)))]
 mod histories;
 mod keyspaces;
+mod merging;
 mod opening;
 mod reading;
 mod transacting;

@@ -143,6 +143,31 @@ pub enum Error {
     /// transaction again, as [`SingleNodeEngine::update`](crate::SingleNodeEngine::update) does.
     #[error(transparent)]
     TransactionConflict(#[from] Conflict),
+    /// The value of the key is no counter, so nothing can be added to it; nothing has changed. A
+    /// counter is a decimal number as text, from -2^63 to 2^63 - 1.
+    #[error("the value of the key {} is no counter: a decimal number as text, of 64 bits", key.escape_ascii())]
+    NotACounter {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// The sum does not fit 64 bits; nothing has changed.
+    #[error("the counter {} is {value}: adding {added} would exceed 64 bits", key.escape_ascii())]
+    CounterOverflow {
+        /// The key.
+        key: Vec<u8>,
+        /// Its value.
+        value: i64,
+        /// What was to be added.
+        added: i64,
+    },
+    /// A [`MergeOperator`](crate::MergeOperator) has refused to merge; nothing has changed.
+    #[error("the merge operator {operator} has refused: {reason}")]
+    MergeRefused {
+        /// The name of the operator.
+        operator: String,
+        /// Its reason.
+        reason: String,
+    },
     /// A bug of the store, to be reported. The call changed nothing.
     #[error("internal error, please report it: {0}")]
     Internal(Cow<'static, str>),
@@ -163,7 +188,8 @@ pub enum Error {
     /// The caller has no permission for this.
     #[error("permission denied: {0}")]
     Denied(Cow<'static, str>),
-    /// The caller's code, such as a compaction policy, panicked. The store is unchanged.
+    /// The caller's code, such as a compaction policy or a merge operator, panicked. The store is
+    /// unchanged.
     #[error("{what} panicked: {message}")]
     Panicked {
         /// The code that panicked.
@@ -211,7 +237,8 @@ pub enum Remedy {
     /// open recovers durable writes).
     Reopen,
     /// Correct the argument or the setting in the message: the same call fails again.
-    /// [`Error::Validation`], [`Error::LimitExceeded`], [`Error::NotFound`].
+    /// [`Error::Validation`], [`Error::LimitExceeded`], [`Error::NotFound`],
+    /// [`Error::NotACounter`], [`Error::CounterOverflow`], [`Error::MergeRefused`].
     FixCall,
     /// Use other rights or other keys. [`Error::Denied`], [`Error::Crypto`].
     GainAccess,
@@ -250,6 +277,9 @@ impl Error {
             Self::Validation(_)
             | Self::LimitExceeded { .. }
             | Self::NotFound(_)
+            | Self::NotACounter { .. }
+            | Self::CounterOverflow { .. }
+            | Self::MergeRefused { .. }
             | Self::KeyspaceNotFound { .. }
             | Self::KeyspaceExists { .. } => Remedy::FixCall,
             Self::Denied(_) | Self::Crypto(_) => Remedy::GainAccess,
@@ -287,6 +317,9 @@ impl Error {
             Self::KeyspaceExists { .. } => "keyspace_exists",
             Self::KeyspaceDropped { .. } => "keyspace_dropped",
             Self::Rejected(_) => "rejected",
+            Self::NotACounter { .. } => "not_a_counter",
+            Self::CounterOverflow { .. } => "counter_overflow",
+            Self::MergeRefused { .. } => "merge_refused",
             Self::TransactionConflict(_) => "transaction_conflict",
             Self::Internal(_) => "internal",
             Self::Conflict(_) => "conflict",

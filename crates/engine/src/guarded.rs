@@ -3,7 +3,7 @@
 //! The store calls a caller's [`Components`] often under a lock and on its own threads. So each
 //! call is guarded: a panic becomes a failure of that call, which the store handles like any other,
 //! and is counted. The panic of a file system is an I/O error; a clock returns its previous time; a
-//! policy's panic fails its run.
+//! policy's panic fails its run, a merge operator's its merge.
 
 use std::any::Any;
 use std::fmt;
@@ -92,6 +92,7 @@ impl Components {
             }),
             entropy: Arc::new(GuardedEntropy { inner: Arc::clone(&self.entropy), panics: Arc::clone(panics) }),
             policy: Arc::clone(&self.policy),
+            merge_operators: self.merge_operators.clone(),
             background: self.background,
         }
     }

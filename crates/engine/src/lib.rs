@@ -61,7 +61,9 @@ pub mod limits;
 mod load;
 mod maintenance;
 mod memory_budget;
+mod merge;
 mod merge_choice;
+mod merger;
 mod observe;
 mod open;
 mod open_index;
@@ -120,6 +122,7 @@ pub use hightower_state::{ApplyOutcome, KvState};
 pub use keyspace::{Keyspace, KeyspaceId, KeyspaceInfo, KeyspaceOptions, ReservedKeyspace, SharedKeyspace};
 pub use load::{OpenPhase, OpenProgress, TablesUse};
 pub use memory_budget::IndexMemoryStats;
+pub use merge::{MergeOperator, MergeOutcome};
 pub use open::OpenReport;
 pub use repair::{
     CheckLevel, CheckReport, DamagedPlace, KeysBetween, RawRecord, RepairProgress, SalvageReport, check, dump, salvage,

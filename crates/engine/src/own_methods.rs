@@ -108,6 +108,14 @@ macro_rules! by_own_methods {
                 fn delete(&self, key: &[u8]) -> Result<()> {
                     Self::delete(self, key).map(drop)
                 }
+
+                fn add(&self, key: &[u8], delta: i64) -> Result<i64> {
+                    Self::add(self, key, delta)
+                }
+
+                fn merge(&self, key: &[u8], operator: &str, operand: &[u8]) -> Result<Option<Value>> {
+                    Self::merge(self, key, operator, operand)
+                }
             }
         };
         $crate::own_methods::reads_by_own_methods!({ $($generics)* } $target);

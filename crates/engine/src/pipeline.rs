@@ -244,7 +244,7 @@ mod tests {
                 self.changed.wait(&mut may_go_on);
             }
             self.committed.fetch_add(requests.len(), Ordering::SeqCst);
-            let outcome = || BatchOutcome::Committed(Committed { seq: 1, outcomes: Vec::new(), versions: Vec::new() });
+            let outcome = || BatchOutcome::Committed(Committed::new(1, Vec::new(), Vec::new()));
             requests.iter().map(|_| Ok(outcome())).collect()
         }
 

@@ -11,6 +11,7 @@ use crate::bounds::prefix_end;
 use crate::config::Durability;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
+use crate::merge::counter;
 use crate::value::Value;
 
 /// A key-value engine. Services are written against this trait, so that they run on a store, a
@@ -255,6 +256,26 @@ pub trait KvWriter: KvReader {
     fn delete(&self, key: &[u8]) -> Result<()> {
         self.commit(Batch::new().delete(key))?.committed()?;
         Ok(())
+    }
+
+    /// Adds `delta` to the counter `key`, and returns the sum, as
+    /// [`SingleNodeEngine::add`](crate::SingleNodeEngine::add).
+    ///
+    /// # Errors
+    ///
+    /// If the value is no counter, the sum does not fit, or writes are refused.
+    fn add(&self, key: &[u8], delta: i64) -> Result<i64> {
+        counter(key, self.commit(Batch::new().add(key, delta))?.merged()?.as_deref().unwrap_or_default())
+    }
+
+    /// Merges `operand` into the value of `key`, and returns the new value, as
+    /// [`SingleNodeEngine::merge`](crate::SingleNodeEngine::merge).
+    ///
+    /// # Errors
+    ///
+    /// If the operator is not known or refuses, a limit is exceeded, or writes are refused.
+    fn merge(&self, key: &[u8], operator: &str, operand: &[u8]) -> Result<Option<Value>> {
+        self.commit(Batch::new().merge(key, operator, operand))?.merged()
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod counters;
 mod local;
+mod merging;
 mod range;
 mod reads;
 mod retry;
@@ -351,7 +352,7 @@ impl<'e> Transaction<'e> {
     }
 
     fn nothing_committed(&self) -> Committed {
-        Committed { seq: self.seq(), outcomes: Vec::new(), versions: Vec::new() }
+        Committed::new(self.seq(), Vec::new(), Vec::new())
     }
 }
 

@@ -14,8 +14,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{BACKUP_DIR, Step, config, key, open_with, setting, workload};
-use hightower_engine::{AppendMode, Background, Batch, Durability, Error, SingleNodeEngine};
+use common::{BACKUP_DIR, Step, append, config, key, open_with, setting, workload};
+use hightower_engine::{AppendMode, Background, Batch, Durability, Error, MergeOutcome, SingleNodeEngine};
 use hightower_segment::sim::{CrashPlan, Fault, FaultKind, SimFs};
 
 const STEPS: usize = 16;
@@ -96,6 +96,8 @@ impl Victim {
                 changes.extend(deletes.iter().map(|number| (key(*number), None)));
                 self.commit(changes, *durability)
             }
+            Step::Add { key: number, durability, .. } => self.merge(&[*number], *durability),
+            Step::Merge { merged, durability, .. } => self.merge(merged, *durability),
             Step::Flush => {
                 let flushed = engine.flush();
                 if flushed.is_ok() {
@@ -135,9 +137,36 @@ impl Victim {
                 }
             }
         }
-        let result = engine.commit_with(&batch, durability);
+        self.finish(engine.commit_with(&batch, durability).map(drop), next, durability)
+    }
+
+    /// One batch of merges.
+    fn merge(&mut self, numbers: &[u8], durability: Durability) -> Result<Came, String> {
+        let Some(engine) = &self.engine else { return Ok(Came::ToAnEnd) };
+        let mut next = self.states.last().unwrap().clone();
+        let mut batch = Batch::new();
+        for key in numbers.iter().map(|number| key(*number)) {
+            batch.merge(&key, "append", "+");
+            match append(next.get(&key).map(Vec::as_slice), b"+") {
+                MergeOutcome::Put(value) => {
+                    self.handed_in.entry(key.clone()).or_default().push(value.clone());
+                    next.insert(key, value);
+                }
+                MergeOutcome::Delete => drop(next.remove(&key)),
+                MergeOutcome::Keep => {}
+            }
+        }
+        let result = engine.commit_with(&batch, durability).map(drop);
+        // What it needs may be damaged.
+        if result.as_ref().is_err_and(|failure| failure.code() == "corrupt") {
+            return Ok(Came::ToNothing);
+        }
+        self.finish(result, next, durability)
+    }
+
+    fn finish(&mut self, result: Result<(), Error>, next: Content, durability: Durability) -> Result<Came, String> {
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 self.states.push(next);
                 if durability == Durability::Sync {
                     self.durable = self.states.len() - 1;

@@ -32,6 +32,7 @@ fn version() -> impl Strategy<Value = u64> {
 fn step() -> impl Strategy<Value = Step> {
     let put = (0_u8..24, 0_usize..120, durability());
     let batch = (vec(0_u8..24, 0..5), vec(0_u8..24, 0..3), vec((0_u8..24, version()), 0..4), durability());
+    let merge = (vec(0_u8..24, 0..3), vec((0_u8..24, version()), 0..3), vec(0_u8..24, 0..6), durability());
     prop_oneof![
         8 => put.prop_map(|(key, value_len, durability)| Step::Put { key, value_len, durability }),
         1 => (0_u8..24).prop_map(|key| Step::Put { key, value_len: 5000, durability: Durability::Os }),
@@ -39,6 +40,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0_u8..24, version(), any::<bool>()).prop_map(|(key, version, is_delete)| Step::Submit { key, version, is_delete }),
         4 => batch.prop_map(|(puts, deletes, submits, durability)| Step::Batch { puts, deletes, submits, durability }),
         2 => (0_u8..24).prop_map(|key| Step::Claim { key }),
+        1 => (0_u8..24).prop_map(|key| Step::Put { key, value_len: 0, durability: Durability::Os }),
+        2 => (0_u8..24, -9_i64..9, durability()).prop_map(|(key, delta, durability)| Step::Add { key, delta, durability }),
+        3 => merge.prop_map(|(puts, submits, merged, durability)| Step::Merge { puts, submits, merged, durability }),
         1 => Just(Step::Flush),
         2 => Just(Step::Compact),
         1 => Just(Step::Checkpoint),

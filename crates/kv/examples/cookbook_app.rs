@@ -74,19 +74,9 @@ fn page_of_users(
     Ok((page.iter().map(|(_, address)| String::from_utf8_lossy(address).into_owned()).collect(), next))
 }
 
-/// A counter without lost updates, for any number of threads.
-fn count(engine: &SingleNodeEngine, name: &str) -> Result<u64> {
-    let mut next = 0;
-    engine.fetch_update(format!("counters/{name}"), |value| {
-        next = value.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes) + 1;
-        Some(next.to_be_bytes())
-    })?;
-    Ok(next)
-}
-
 /// Puts a job at the end of the queue.
 fn enqueue(engine: &SingleNodeEngine, job: &str) -> Result<()> {
-    let number = count(engine, "jobs")?;
+    let number = engine.add("counters/jobs", 1)?;
     engine.put(format!("queue/{number:016x}"), job)?;
     Ok(())
 }

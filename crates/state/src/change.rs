@@ -58,6 +58,17 @@ pub struct NewestCommand {
     pub kind: CommandKind,
 }
 
+/// The newest command that a key has seen, with the place of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewestRecord<L> {
+    /// The command.
+    pub command: NewestCommand,
+    /// The location of its record.
+    pub location: L,
+    /// Whether it is in the active memtable, so that its record was written lately.
+    pub is_recent: bool,
+}
+
 /// The complete entry of a key at a seq, without the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRecord<L> {
@@ -87,6 +98,19 @@ impl NewestCommand {
     #[must_use]
     pub fn version_of_value(&self) -> Option<u64> {
         (self.kind == CommandKind::Set).then_some(self.version)
+    }
+}
+
+impl<L: Location> NewestRecord<L> {
+    pub(crate) fn recent(version: &Version) -> Self {
+        let location = L::from_bits(version.word.location());
+        Self { command: NewestCommand::new(version), location, is_recent: true }
+    }
+
+    /// The location of the key's value; `None` if the command is a delete.
+    #[must_use]
+    pub fn location_of_value(&self) -> Option<L> {
+        (self.command.kind == CommandKind::Set).then_some(self.location)
     }
 }
 

@@ -147,7 +147,7 @@ pub use outcome::{ApplyOutcome, CommandKind};
 #[cfg(not(loom))]
 pub use {
     bounds::prefix_end,
-    change::{Applied, Change, EntryRecord, NewestCommand, Replaced, Versioned},
+    change::{Applied, Change, EntryRecord, NewestCommand, NewestRecord, Replaced, Versioned},
     changes::ChangeSince,
     commit::Commit,
     hightower_index::{Awaited, Guard, HINT_BITS, SeededHasher, pin},

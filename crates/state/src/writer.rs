@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use hightower_index::{Guard, pin};
 use hightower_seams::lock_order::HeldRank;
 
-use crate::change::{Applied, Change, EntryRecord, NewestCommand, Replaced};
+use crate::change::{Applied, Change, EntryRecord, NewestRecord, Replaced};
 use crate::commit::Commit;
 use crate::counters::Delta;
 use crate::entry::IndexEntry;
@@ -71,8 +71,8 @@ impl<'a, L: Location> StateWriter<'a, L> {
     }
 
     /// The newest command that a key has seen.
-    pub(crate) fn newest_of(&self, key: &[u8]) -> Option<NewestCommand> {
-        Some(NewestCommand::new(&self.state.index.get(key)?.newest()))
+    pub(crate) fn newest_of(&self, key: &[u8]) -> Option<NewestRecord<L>> {
+        Some(NewestRecord::recent(&self.state.index.get(key)?.newest()))
     }
 
     /// The newest entry of a key, tombstones included.

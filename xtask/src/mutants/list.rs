@@ -7,6 +7,7 @@ use super::list_of_followers::OF_FOLLOWERS;
 use super::list_of_index::OF_INDEX_AND_STATE;
 use super::list_of_keyspaces::OF_KEYSPACES;
 use super::list_of_levels::OF_LEVELS;
+use super::list_of_merges::OF_MERGES;
 use super::list_of_segments::{OF_SEGMENTS, read_ahead, surroundings_of_segments};
 use super::list_of_table::OF_TABLE;
 use super::list_of_transactions::OF_TRANSACTIONS;
@@ -20,6 +21,7 @@ pub(super) fn mutants() -> impl Iterator<Item = &'static Mutant> {
         .chain(OF_LEVELS)
         .chain(OF_TABLE)
         .chain(OF_TRANSACTIONS)
+        .chain(OF_MERGES)
         .chain(OF_FEED)
         .chain(OF_KEYSPACES)
         .chain(OF_FOLLOWERS)

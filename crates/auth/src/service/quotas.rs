@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use hightower_engine::{
-    Batch, BatchChange, BatchOutcome, Committed, Durability, KeyspaceEngine, Result as EngineResult,
+    Batch, BatchChange, BatchOutcome, Committed, Durability, Error as EngineError, KeyspaceEngine,
+    Result as EngineResult,
 };
 
 use super::AuthService;
@@ -32,7 +33,8 @@ impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H,
     /// Commits a batch that `access` allows, if it does not exceed the quotas of its grants.
     ///
     /// # Errors
-    /// [`EngineError::Full`] if it exceeds a quota; the engine's.
+    /// [`EngineError::Full`] if it exceeds a quota; [`EngineError::Denied`] if it merges a value
+    /// that a quota counts, because its length is not known before; the engine's.
     pub(crate) fn commit_within_quotas(
         &self,
         access: &AccessRights,
@@ -54,6 +56,10 @@ impl<E: KeyspaceEngine, H: SecretHasher, C: EnvelopeEncryptor> AuthService<E, H,
                 let new = || Holding { quota: quota.clone(), changes: Vec::new() };
                 let held = holding.entry(range).or_insert_with(new);
                 held.quota = held.quota.and(quota);
+                if change.merge.is_some() && !planted("auth_merges_exceed_quotas") {
+                    let what = "a quota counts the values of this key, so they must not be merged: put them";
+                    return Err(EngineError::Denied(what.into()));
+                }
                 if held.changes.last() != Some(&at) {
                     held.changes.push(at);
                 }

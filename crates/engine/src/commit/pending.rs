@@ -3,16 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head};
-use hightower_state::{ApplyOutcome, Change, CommandKind, LeveledSnapshot, LeveledWriter, LookedBelow, Replaced};
+use hightower_log::{CommandRef, Placement, RecordContext, RecordHead, encode_head, payload_checksum};
+use hightower_state::{
+    ApplyOutcome, Change, CommandKind, LeveledSnapshot, LeveledWriter, LookedBelow, NewestRecord, Replaced, ViewChanged,
+};
 
 use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
+use crate::commit::merging::{Basis, MergeValues, PendingMerge};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::expect::{Expect, Rejected};
 use crate::keyspace::{LivingKeyspace, Scope, UserKey, user_bounds};
 use crate::mutants::planted;
 use crate::place::Place;
+use crate::value::Value;
 use crate::watch::{RangeFinding, RangeRequirement, RangeWatch};
 
 /// One change of one key, before its place in the order of commits is known.
@@ -43,6 +47,8 @@ pub(crate) struct PendingRecord<'a> {
     /// The replaced version in the index; set when it is applied.
     pub(crate) replaced: Option<Replaced<Place>>,
     is_given: bool,
+    /// Whether value and checksum come from the next merge of the commit.
+    pub(crate) is_merged: bool,
     outcome: ApplyOutcome,
 }
 
@@ -61,6 +67,7 @@ impl<'a> PendingRecord<'a> {
             len_bytes: 0,
             replaced: None,
             is_given: write.given.is_some(),
+            is_merged: false,
             outcome: ApplyOutcome::IgnoredStale,
         }
     }
@@ -88,6 +95,16 @@ impl<'a> PendingRecord<'a> {
     #[inline]
     pub(crate) fn value_bytes(&self) -> &'a [u8] {
         self.value.unwrap_or_default()
+    }
+
+    /// Takes the result of its merge. Returns whether there is something to write.
+    #[cold]
+    fn adopt(&mut self, merge: &PendingMerge<'a>, basis: &Basis<'a>) -> Result<bool> {
+        let merged = merge.result_from(basis).ok_or_else(lost_merge)??;
+        self.value = merged.value;
+        self.payload_checksum = payload_checksum(self.key, self.value_bytes());
+        (self.version, self.outcome) = (0, ApplyOutcome::IgnoredStale);
+        Ok(merged.is_change)
     }
 
     /// The maximum length of its record, in bytes.
@@ -143,10 +160,49 @@ pub(crate) enum CommitVerdict {
 }
 
 /// The records of a commit: an array of one record for a single put, so that its length is known,
-/// otherwise a vector.
-pub(crate) trait Records<'a>: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]> {}
+/// and no merge; otherwise [`BatchRecords`].
+pub(crate) trait Records<'a>: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]> {
+    /// Whether some may be merged.
+    const MAY_MERGE: bool;
 
-impl<'a, R: AsRef<[PendingRecord<'a>]> + AsMut<[PendingRecord<'a>]>> Records<'a> for R {}
+    /// The records, and the merges in the order of their records.
+    fn parts(&mut self) -> (&mut [PendingRecord<'a>], &mut [PendingMerge<'a>]);
+}
+
+impl<'a> Records<'a> for [PendingRecord<'a>; 1] {
+    const MAY_MERGE: bool = false;
+
+    fn parts(&mut self) -> (&mut [PendingRecord<'a>], &mut [PendingMerge<'a>]) {
+        (self, &mut [])
+    }
+}
+
+/// The records of a batch, or of a merge.
+#[derive(Debug)]
+pub(crate) struct BatchRecords<'a> {
+    pub(crate) records: Vec<PendingRecord<'a>>,
+    pub(crate) merges: Vec<PendingMerge<'a>>,
+}
+
+impl<'a> Records<'a> for BatchRecords<'a> {
+    const MAY_MERGE: bool = true;
+
+    fn parts(&mut self) -> (&mut [PendingRecord<'a>], &mut [PendingMerge<'a>]) {
+        (&mut self.records, &mut self.merges)
+    }
+}
+
+impl<'a> AsRef<[PendingRecord<'a>]> for BatchRecords<'a> {
+    fn as_ref(&self) -> &[PendingRecord<'a>] {
+        &self.records
+    }
+}
+
+impl<'a> AsMut<[PendingRecord<'a>]> for BatchRecords<'a> {
+    fn as_mut(&mut self) -> &mut [PendingRecord<'a>] {
+        &mut self.records
+    }
+}
 
 /// One commit of a group.
 #[derive(Debug)]
@@ -157,7 +213,7 @@ pub(crate) struct PendingCommit<'a, R> {
     /// The snapshot that the ranges were read at, if the caller has kept it.
     pub(crate) snapshot: Option<&'a LeveledSnapshot<Place>>,
     /// What the levels below the active memtable have of the keys of the requirements, and then of
-    /// the records with explicit versions. Empty if they were not looked up.
+    /// the records with explicit versions and of merges. Empty if they were not looked up.
     pub(crate) below: Vec<LookedBelow>,
     /// Watches the ranges until the commit is decided.
     pub(crate) watch: Option<RangeWatch>,
@@ -185,6 +241,47 @@ pub(crate) struct Evaluated {
     /// Whether the levels have changed since its keys were looked up below the active memtable.
     /// Then the rest is not known.
     pub(crate) is_view_changed: bool,
+}
+
+impl Evaluated {
+    /// Sets the version and the outcome of the next record, whose key has the version `known`. Only
+    /// this function decides which record wins.
+    #[inline]
+    fn decide(&mut self, record: &mut PendingRecord<'_>, known: Option<u64>) -> Result<()> {
+        // Versions assigned by the engine always win.
+        if !record.is_given {
+            record.version = next_version(self.max_version)?;
+        }
+        record.outcome = ApplyOutcome::decide(known, record.version, record.kind());
+        if !record.is_written() {
+            return Ok(());
+        }
+        self.written += 1;
+        self.len_max += record.len_max();
+        if !(record.is_given && planted("given_version_forgotten")) {
+            self.max_version = self.max_version.max(record.version);
+        }
+        Ok(())
+    }
+}
+
+/// What the evaluation of a commit has looked at.
+struct Looks<'a> {
+    /// The latest written record of each key so far, once one is needed.
+    earlier: Option<HashMap<&'a [u8], usize>>,
+    /// The next item of `below`.
+    looked: usize,
+    /// The next merge.
+    merged: usize,
+}
+
+/// What is known of a record's key.
+enum Look {
+    /// The version that it must exceed, if there is one.
+    Known(Option<u64>),
+    /// A merge has changed nothing.
+    Unchanged,
+    ViewChanged,
 }
 
 impl<'a, R: Records<'a>> PendingCommit<'a, R> {
@@ -223,8 +320,8 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
     pub(crate) fn look_below(&mut self, look: impl Fn(&[u8]) -> Result<LookedBelow>) -> Result<()> {
         self.below.clear();
         let required = self.requirements.iter().map(|requirement| requirement.key.as_slice());
-        let given = self.records.as_ref().iter().filter(|record| record.is_given).map(|record| record.key);
-        for key in required.chain(given) {
+        let records = self.records.as_ref().iter().filter(|record| record.is_given || record.is_merged);
+        for key in required.chain(records.map(|record| record.key)) {
             self.below.push(look(key)?);
         }
         Ok(())
@@ -248,51 +345,99 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
         }
     }
 
-    /// Sets the version and the outcome of each record. Only this function decides which record
-    /// wins.
+    /// Sets the version and the outcome of each record.
+    ///
+    /// `newest` returns the newest command of a key. `merge` evaluates a merge; it returns `false`
+    /// if it must be evaluated without the commit lock.
     #[inline]
-    pub(crate) fn evaluate(&mut self, state: &LeveledWriter<'_, Place>, max_version: u64) -> Result<Evaluated> {
+    pub(crate) fn evaluate(
+        &mut self,
+        newest: impl Fn(&[u8], Option<&LookedBelow>) -> Result<Option<NewestRecord<Place>>, ViewChanged>,
+        max_version: u64,
+        mut merge: impl FnMut(&mut PendingMerge<'a>, &[u8], Basis<'a>) -> Result<bool>,
+    ) -> Result<Evaluated> {
         let mut evaluated = Evaluated { max_version, ..Evaluated::default() };
-        // Versions assigned by the engine always win. Only records with explicit versions are
-        // compared with the key's version, and with those of earlier records of the commit.
-        let mut earlier: Option<HashMap<&[u8], u64>> = None;
-        let mut below = self.below.get(self.requirements.len()..).unwrap_or_default().iter();
-        let records = self.records.as_mut();
-        for at in 0..records.len() {
-            let (before, rest) = records.split_at_mut(at);
-            let Some(record) = rest.first_mut() else { break };
-            let mut known = None;
-            if record.is_given {
-                if at > 0 {
-                    let written = before.iter().filter(|record| record.is_written());
-                    let earlier =
-                        earlier.get_or_insert_with(|| written.map(|record| (record.key, record.version)).collect());
-                    known = earlier.get(record.key).copied();
-                }
-                let below = below.next();
-                if known.is_none() {
-                    let Ok(newest) = state.newest_of(record.key, below) else {
-                        return Ok(Evaluated { is_view_changed: true, ..Evaluated::default() });
-                    };
-                    known = newest.map(|newest| newest.version);
-                }
-            } else {
-                record.version = next_version(evaluated.max_version)?;
+        for record in self.records.as_mut() {
+            if record.is_given || (R::MAY_MERGE && record.is_merged) {
+                return self.evaluate_each(&newest, max_version, &mut merge);
             }
-            record.outcome = ApplyOutcome::decide(known, record.version, record.kind());
-            if !record.is_written() {
-                continue;
-            }
-            if let Some(earlier) = &mut earlier {
-                earlier.insert(record.key, record.version);
-            }
-            evaluated.written += 1;
-            evaluated.len_max += record.len_max();
-            if !(record.is_given && planted("given_version_forgotten")) {
-                evaluated.max_version = evaluated.max_version.max(record.version);
+            evaluated.decide(record, None)?;
+        }
+        Ok(evaluated)
+    }
+
+    /// The evaluation of a commit that needs to know its keys.
+    #[cold]
+    #[inline(never)]
+    fn evaluate_each(
+        &mut self,
+        newest: &impl Fn(&[u8], Option<&LookedBelow>) -> Result<Option<NewestRecord<Place>>, ViewChanged>,
+        max_version: u64,
+        merge: &mut impl FnMut(&mut PendingMerge<'a>, &[u8], Basis<'a>) -> Result<bool>,
+    ) -> Result<Evaluated> {
+        let mut evaluated = Evaluated { max_version, ..Evaluated::default() };
+        let mut looks = Looks { earlier: None, looked: self.requirements.len(), merged: 0 };
+        for at in 0..self.records.as_ref().len() {
+            let known = match self.look_at(at, &mut looks, newest, merge)? {
+                Look::Known(version) => version,
+                Look::Unchanged => continue,
+                Look::ViewChanged => return Ok(Evaluated { is_view_changed: true, ..Evaluated::default() }),
+            };
+            let Some(record) = self.records.as_mut().get_mut(at) else { break };
+            evaluated.decide(record, known)?;
+            if let Some(earlier) = looks.earlier.as_mut().filter(|_| record.is_written()) {
+                earlier.insert(record.key, at);
             }
         }
         Ok(evaluated)
+    }
+
+    /// What a record needs to know of its key. Only explicit versions are compared with the key's
+    /// version, and with those of earlier records of the commit. Merges need the value of the key
+    /// in the same way.
+    fn look_at(
+        &mut self,
+        at: usize,
+        looks: &mut Looks<'a>,
+        newest: &impl Fn(&[u8], Option<&LookedBelow>) -> Result<Option<NewestRecord<Place>>, ViewChanged>,
+        merge: &mut impl FnMut(&mut PendingMerge<'a>, &[u8], Basis<'a>) -> Result<bool>,
+    ) -> Result<Look> {
+        let (records, merges) = self.records.parts();
+        let (before, rest) = records.split_at_mut(at);
+        let Some(record) = rest.first_mut() else { return Ok(Look::Unchanged) };
+        if !record.is_given && !record.is_merged {
+            return Ok(Look::Known(None));
+        }
+        let below = self.below.get(looks.looked);
+        looks.looked += 1;
+        let mut overtaken = None;
+        if at > 0 {
+            let written = before.iter().enumerate().filter(|(_, record)| record.is_written());
+            let earlier = looks.earlier.get_or_insert_with(|| written.map(|(at, record)| (record.key, at)).collect());
+            overtaken = earlier.get(record.key).and_then(|&at| before.get(at));
+        }
+        if !record.is_merged {
+            return Ok(match overtaken {
+                Some(overtaken) => Look::Known(Some(overtaken.version)),
+                None => match newest(record.key, below) {
+                    Ok(newest) => Look::Known(newest.map(|newest| newest.command.version)),
+                    Err(ViewChanged) => Look::ViewChanged,
+                },
+            });
+        }
+        let basis = match overtaken.filter(|_| !planted("merges_of_a_batch_unseen")) {
+            Some(overtaken) => Basis::Earlier(overtaken.value),
+            None => match newest(record.key, below) {
+                Ok(newest) => Basis::stored(newest),
+                Err(ViewChanged) => return Ok(Look::ViewChanged),
+            },
+        };
+        let pending = merges.get_mut(looks.merged).ok_or_else(lost_merge)?;
+        looks.merged += 1;
+        if pending.result_from(&basis).is_none() && !merge(pending, record.key, basis)? {
+            return Ok(Look::ViewChanged);
+        }
+        Ok(if record.adopt(pending, &basis)? { Look::Known(None) } else { Look::Unchanged })
     }
 
     /// The written records.
@@ -302,28 +447,38 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
     }
 }
 
-impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
-    /// The commit of a batch. `now` is the timestamp of records without one.
-    pub(crate) fn of(batch: &'a Batch, durability: Durability, now: i64) -> Self {
+impl<'a> PendingCommit<'a, BatchRecords<'a>> {
+    /// The commit of a batch. `now` is the timestamp of records without one. `values` has an item
+    /// for each of its merges.
+    pub(crate) fn of(batch: &'a Batch, values: &'a [MergeValues], durability: Durability, now: i64) -> Self {
         let record = |operation: &'a BatchOperation| {
             let (key, value) = batch.parts(operation);
             let write = Write { key, value, given: operation.given, keyspace: None };
             PendingRecord::new(write, operation.payload_checksum, now)
         };
-        let records = batch.operations.iter().map(record).collect();
+        let mut records: Vec<_> = batch.operations.iter().map(record).collect();
+        let mut merges = Vec::with_capacity(batch.merges.len());
+        for (merge, values) in batch.merges.iter().zip(values) {
+            let Some(record) = records.get_mut(merge.operation) else { continue };
+            record.is_merged = true;
+            merges.push(PendingMerge::new(&merge.operator, record.value_bytes(), values));
+        }
         let (requirements, uses_reserve) = (&batch.requirements[..], batch.uses_reserve());
         let ranges = batch.ranges.as_ref().filter(|_| !planted("range_requirement_ignored"));
         let snapshot = batch.snapshot.as_ref();
         let (keyspaces, dropped) = (&batch.keyspaces[..], batch.dropped.as_ref());
-        Self { requirements, ranges, snapshot, uses_reserve, keyspaces, dropped, ..Self::new(records, durability) }
+        let plain = Self::new(BatchRecords { records, merges }, durability);
+        Self { requirements, ranges, snapshot, uses_reserve, keyspaces, dropped, ..plain }
     }
 
     /// The outcome for the batch's caller.
     pub(crate) fn into_outcome(self) -> Result<BatchOutcome> {
         Ok(match self.result? {
             CommitVerdict::Committed { seqno: seq, .. } => {
-                let (outcomes, versions) = self.records.iter().map(|record| (record.outcome, record.version)).unzip();
-                BatchOutcome::Committed(Committed { seq, outcomes, versions })
+                let BatchRecords { records, merges } = self.records;
+                let (outcomes, versions) = records.iter().map(|record| (record.outcome, record.version)).unzip();
+                let merged = merges.iter().map(|merge| merge.value().map(Value::from)).collect();
+                BatchOutcome::Committed(Committed { seq, outcomes, versions, merged })
             }
             CommitVerdict::Rejected { requirement, found } => {
                 let Requirement { key, expect } = &self.requirements[requirement];
@@ -351,6 +506,11 @@ impl<'a> PendingCommit<'a, Vec<PendingRecord<'a>>> {
             }
         })
     }
+}
+
+#[cold]
+fn lost_merge() -> Error {
+    Error::Internal("a merge was not evaluated".into())
 }
 
 /// The version of a command without one.

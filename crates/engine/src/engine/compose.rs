@@ -11,6 +11,7 @@ use crate::keyspace::{Catalogue, CatalogueParts, KeyspaceRemoval};
 use crate::lifecycle::{LifeParts, Lifecycle};
 use crate::maintenance::{Maintenance, Turn};
 use crate::memory_budget::MemoryBudget;
+use crate::merger::Merger;
 use crate::open::Opened;
 use crate::open_index::OpenIndex;
 use crate::open_store::OpenStore;
@@ -47,7 +48,9 @@ impl SingleNodeEngine {
         let budget = &Arc::new(MemoryBudget::new(config, &components.clock, read, tables, maintenance));
         let parts = FlushParts { read, log, store, sync, tables, maintenance, budget };
         let flusher = &Arc::new(TableFlusher::new(&components, &parts));
-        let parts = WriteParts { budget, flusher, time, read, log, store, sync, tail, quota, maintenance, feeds, bell };
+        let merger = &Arc::new(Merger::new(&components, &panics));
+        let parts =
+            WriteParts { budget, flusher, time, read, log, store, sync, tail, quota, maintenance, feeds, bell, merger };
         let write = Arc::new(WritePath::new(config, &parts));
         let removal = &Arc::new(KeyspaceRemoval::new(read, &write));
         let parts = CatalogueParts { read, write: &write, maintenance, removal };

@@ -20,6 +20,7 @@ use crate::expect::Expect;
 use crate::feed::{ChangeFeed, FeedReach, WatchedRange};
 use crate::keyspace::record::CatalogueRecord;
 use crate::keyspace::{Keyspace, KeyspaceId, KeyspaceOptions};
+use crate::merge::Operator;
 use crate::own_methods::by_own_methods;
 use crate::snapshot::{Range, Snapshot};
 use crate::value::Value;
@@ -246,6 +247,50 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
         update: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Option<Value>> {
         self.engine().fetch_update_in(Some(self.living()), key.as_ref(), self.durability(), update)
+    }
+
+    /// Adds `delta` to the counter `key`, and returns the sum.
+    ///
+    /// # Errors
+    ///
+    /// As [`SingleNodeEngine::add`], and [`Error::KeyspaceDropped`].
+    pub fn add(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64> {
+        self.add_with(key, delta, self.durability())
+    }
+
+    /// As [`add`](Self::add), with a durability for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn add_with(&self, key: impl AsRef<[u8]>, delta: i64, durability: Durability) -> Result<i64> {
+        self.engine().add_in(Some(self.living()), key.as_ref(), delta, durability)
+    }
+
+    /// Merges `operand` into the value of `key` by a registered operator, and returns the new
+    /// value; `None` if the key has none.
+    ///
+    /// # Errors
+    ///
+    /// As [`SingleNodeEngine::merge`], and [`Error::KeyspaceDropped`].
+    pub fn merge(&self, key: impl AsRef<[u8]>, operator: &str, operand: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.merge_with(key, operator, operand, self.durability())
+    }
+
+    /// As [`merge`](Self::merge), with a durability for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`merge`](Self::merge).
+    pub fn merge_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        operator: &str,
+        operand: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<Option<Value>> {
+        let (key, operand) = (key.as_ref(), operand.as_ref());
+        self.engine().merge_in(Some(self.living()), key, Operator::named(operator), operand, durability)
     }
 
     /// Deletes all keys with the prefix `prefix`, and returns their number.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hightower_engine::{
-    AppendMode, Background, Batch, BatchOutcome, Command, Committed, Components, Durability, Expect, KvState, Rejected,
-    Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
+    AppendMode, ApplyOutcome, Background, Batch, BatchOutcome, Command, Committed, Components, Durability, Error,
+    Expect, KvState, MergeOperator, MergeOutcome, Rejected, Result, SingleNodeEngine, SnapshotEngine, StoreConfig,
 };
 use hightower_seams::ManualClock;
 use hightower_segment::sim::{SeededEntropy, SimFs};
@@ -44,6 +44,20 @@ pub(crate) enum Step {
     /// A batch that commits only if the key is absent.
     Claim {
         key: u8,
+    },
+    /// An addition, which is refused if the value is no counter.
+    Add {
+        key: u8,
+        delta: i64,
+        durability: Durability,
+    },
+    /// One batch of puts of counters, commands with explicit versions, additions of 1 to counters
+    /// of its own, and merges by [`append`].
+    Merge {
+        puts: Vec<u8>,
+        submits: Vec<(u8, u64)>,
+        merged: Vec<u8>,
+        durability: Durability,
     },
     Flush,
     /// A full compaction, which ends with a checkpoint.
@@ -127,11 +141,31 @@ pub(crate) fn open_with(
     background: Background,
 ) -> Result<SingleNodeEngine> {
     let components = Components::default()
+        .with_merge_operator("append", Arc::new(Append))
         .with_fs(Arc::new(fs.clone()))
         .with_clock(Arc::new(ManualClock::stepping(1_700_000_000_000, 1)))
         .with_entropy(Arc::new(SeededEntropy::new(seed)))
         .with_background(background);
     SingleNodeEngine::with_components(config, components)
+}
+
+/// The merge operator `append`.
+#[derive(Debug)]
+struct Append;
+
+impl MergeOperator for Append {
+    fn merge(&self, _key: &[u8], existing: Option<&[u8]>, operand: &[u8]) -> Result<MergeOutcome, String> {
+        Ok(append(existing, operand))
+    }
+}
+
+/// Appends to a value; deletes long ones, and keeps some.
+pub(crate) fn append(existing: Option<&[u8]>, operand: &[u8]) -> MergeOutcome {
+    match existing.map_or(0, <[u8]>::len) {
+        100.. => MergeOutcome::Delete,
+        len if len % 5 == 4 => MergeOutcome::Keep,
+        _ => MergeOutcome::Put([existing.unwrap_or_default(), operand].concat()),
+    }
 }
 
 /// A number from the environment, or the default.
@@ -158,10 +192,19 @@ pub(crate) fn workload(seed: u64, steps: usize) -> Vec<Step> {
     };
     let mut byte = move |bound: u64| u8::try_from(next(bound)).unwrap();
     let submits = seed.is_multiple_of(2);
+    let kinds = if seed % 4 < 2 { 15 } else { 18 };
     (0..steps)
         .map(|_| {
             let durability = if byte(4) == 0 { Durability::Sync } else { Durability::Os };
-            match byte(15) {
+            match byte(kinds) {
+                15 => Step::Put { key: byte(12), value_len: 0, durability },
+                16 => Step::Add { key: byte(12), delta: 7, durability },
+                17 => Step::Merge {
+                    puts: vec![byte(12)],
+                    submits: if submits { vec![(byte(12), u64::from(byte(80)))] } else { Vec::new() },
+                    merged: (0..byte(5)).map(|_| byte(12)).collect(),
+                    durability,
+                },
                 0..=5 => Step::Put { key: byte(12), value_len: usize::from(byte(200)), durability },
                 6 => Step::Put { key: byte(12), value_len: 1500, durability },
                 7 => Step::Delete { key: byte(12), durability },
@@ -273,6 +316,21 @@ impl World {
                     BatchOutcome::Rejected(Rejected { found, .. }) => assert_eq!(found, self.model.version_of(&key)),
                 }
             }
+            Step::Add { key: number, delta, durability } => {
+                let key = key(*number);
+                let known = self.model.get(&key).map_or(Some(0), |value| str::from_utf8(value).ok()?.parse().ok());
+                match (known, self.engine().add_with(&key, *delta, *durability)) {
+                    (None, Err(Error::NotACounter { key: refused })) => assert_eq!(refused, key),
+                    (Some(known), Ok(sum)) => {
+                        assert_eq!(sum, known + delta);
+                        let version = self.engine().latest_version();
+                        self.apply_latest(&[(key, Some(sum.to_string().into_bytes()), version)]);
+                        self.note(*durability);
+                    }
+                    (known, outcome) => panic!("an addition to {known:?}: {outcome:?}"),
+                }
+            }
+            Step::Merge { puts, submits, merged, durability } => self.merge(puts, submits, merged, *durability),
             Step::Flush => {
                 self.engine().flush().unwrap();
                 self.note(Durability::Sync);
@@ -375,6 +433,68 @@ impl World {
             self.committed();
             self.note(durability);
         }
+    }
+
+    fn merge(&mut self, puts: &[u8], submits: &[(u8, u64)], merged: &[u8], durability: Durability) {
+        self.given_versions |= !submits.is_empty();
+        let mut batch = Batch::new();
+        for number in puts {
+            batch.put(key(*number), b"7").add(key(*number), 1);
+        }
+        let submits = submits
+            .iter()
+            .map(|(number, version)| Command::set(key(*number), version.to_string(), *version).at(GIVEN_TIMESTAMP));
+        for command in submits.clone() {
+            batch.submit(&command);
+        }
+        let operand = |number: u8| [b'a' + number % 26];
+        for number in merged {
+            batch.merge(key(*number), "append", operand(*number));
+        }
+        let outcome = self.engine().commit_with(&batch, durability).unwrap();
+        let BatchOutcome::Committed(committed) = outcome else { panic!("rejected: {outcome:?}") };
+        let mut told = committed.outcomes.into_iter().zip(committed.versions);
+        let mut values = committed.merged.into_iter();
+        let before = self.model.digest();
+        for number in puts {
+            self.apply_told(Some(Command::set(key(*number), "7", 0)), told.next());
+            self.apply_told(Some(Command::set(key(*number), "8", 0)), told.next());
+            assert_eq!(values.next().unwrap().unwrap(), "8");
+        }
+        for command in submits {
+            self.apply_told(Some(command), told.next());
+        }
+        for number in merged {
+            let key = key(*number);
+            let command = match append(self.model.get(&key), &operand(*number)) {
+                MergeOutcome::Put(value) => Some(Command::set(key.clone(), value, 0)),
+                MergeOutcome::Delete => Some(Command::delete(key.clone(), 0)),
+                MergeOutcome::Keep => None,
+            };
+            self.apply_told(command, told.next());
+            assert_eq!(values.next().unwrap().as_deref(), self.model.get(&key));
+        }
+        if self.model.digest() != before {
+            self.committed();
+            self.note(durability);
+        }
+    }
+
+    /// Applies a command of a batch with the version that it has got; without one, the batch must
+    /// have written nothing.
+    fn apply_told(&mut self, command: Option<Command>, told: Option<(ApplyOutcome, u64)>) {
+        let (outcome, version) = told.unwrap();
+        let Some(command) = command else { return assert_eq!((outcome, version), (ApplyOutcome::IgnoredStale, 0)) };
+        let timestamp = match command.timestamp() {
+            0 => self.timestamp_of(command.key(), version),
+            given => given,
+        };
+        let command = match command.value() {
+            Some(value) => Command::set(command.key(), value, version),
+            None => Command::delete(command.key(), version),
+        };
+        let command = command.at(timestamp);
+        assert_eq!(self.model.apply(&command), outcome);
     }
 
     /// The same changes as a transaction that has read its keys.

@@ -28,11 +28,12 @@ struct Pending {
 
 fn operation(random: &mut Random, value: u32) -> Operation {
     let key = usize::try_from(random.below(KEYS as u64)).unwrap();
-    match random.below(6) {
+    match random.below(7) {
         0 | 1 => Operation::Put(key, value),
         2 => Operation::Delete(key),
         3 => Operation::Get(key),
         4 => Operation::Scan,
+        5 => Operation::Add(1 + i64::try_from(random.below(3)).unwrap()),
         _ => {
             let required = match random.below(3) {
                 0 => Required::Absent,
@@ -42,6 +43,7 @@ fn operation(random: &mut Random, value: u32) -> Operation {
             Operation::Batch {
                 require: vec![(key, required)],
                 changes: vec![(key, Some(value)), ((key + 1) % KEYS, None)],
+                added: i64::try_from(random.below(2)).unwrap(),
             }
         }
     }
@@ -53,12 +55,13 @@ fn lie(random: &mut Random, outcome: &Outcome) -> Outcome {
     match outcome {
         Outcome::Done => Outcome::Done,
         Outcome::Got(value) => Outcome::Got(other(*value)),
-        Outcome::Saw(values) => {
-            let mut values = *values;
+        Outcome::Saw(store) => {
+            let mut store = store.clone();
             let at = usize::try_from(random.below(KEYS as u64)).unwrap();
-            values[at] = other(values[at]);
-            Outcome::Saw(values)
+            store.values[at] = other(store.values[at]);
+            Outcome::Saw(store)
         }
+        Outcome::Counted(counter) => Outcome::Counted(counter - 1),
         Outcome::Committed => Outcome::Rejected,
         Outcome::Rejected => Outcome::Committed,
     }

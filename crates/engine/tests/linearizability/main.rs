@@ -1,9 +1,9 @@
 //! The outcomes of concurrent calls are those of some sequential order of the calls.
 //!
-//! Threads put, delete, read, scan and commit conditional batches on three keys of the real engine:
-//! mapped and positioned appends, with and without the commit thread, beside compactions and
-//! checkpoints, some with a failing file system. Each history is then checked; a write with an
-//! error may have taken effect or not.
+//! Threads put, delete, read, scan, add and commit conditional batches on three keys and a counter
+//! of the real engine: mapped and positioned appends, with and without the commit thread, beside
+//! compactions and checkpoints, some with a failing file system. Each history is then checked; a
+//! write with an error may have taken effect or not.
 //!
 //! `HIGHTOWER_TEST_CASES` sets the number of histories (default 200), `HIGHTOWER_TEST_SEED` the
 //! first. Threads are scheduled by the machine, so a seed repeats the calls but not their order: a
@@ -88,16 +88,20 @@ fn wrong_histories_are_refused() {
     assert!(check(&[unknown(), get(1, 2, None), get(3, 4, Some(1)), get(5, 6, Some(1))]));
     assert!(!check(&[unknown(), get(1, 2, Some(1)), get(3, 4, None)]), "a failed write that came and went");
     let batch = call(
-        Operation::Batch { require: vec![(0, Required::Absent)], changes: vec![(0, Some(2)), (1, Some(2))] },
+        Operation::Batch { require: vec![(0, Required::Absent)], changes: vec![(0, Some(2)), (1, Some(2))], added: 0 },
         0,
         9,
         Outcome::Committed,
     );
-    let scan = call(Operation::Scan, 1, 2, Outcome::Saw([Some(2), None, None]));
+    let scan = call(Operation::Scan, 1, 2, Outcome::Saw(Store { values: [Some(2), None, None], counter: 0 }));
     assert!(!check(&[batch, scan]), "half of a batch");
     let claim = |value| {
-        let claim = Operation::Batch { require: vec![(0, Required::Absent)], changes: vec![(0, Some(value))] };
+        let claim =
+            Operation::Batch { require: vec![(0, Required::Absent)], changes: vec![(0, Some(value))], added: 0 };
         call(claim, 0, 9, Outcome::Committed)
     };
     assert!(!check(&[claim(1), claim(2)]), "both won");
+    let add = |counted| call(Operation::Add(1), 0, 9, Outcome::Counted(counted));
+    assert!(check(&[add(2), add(1)]));
+    assert!(!check(&[add(1), add(1)]), "a lost update");
 }

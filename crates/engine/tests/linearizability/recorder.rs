@@ -82,6 +82,9 @@ pub(crate) struct Caller<'a> {
     is_over: bool,
 }
 
+/// The key of the counter.
+const COUNTER: &str = "counter";
+
 fn key(number: usize) -> Vec<u8> {
     // Each key is a prefix of the next one.
     b"key"[..=number].to_vec()
@@ -117,11 +120,12 @@ impl<'a> Caller<'a> {
         for nth in 0..count {
             let value = self.number << 8 | nth;
             let at = self.pick();
-            let call = match self.random.below(10) {
+            let call = match self.random.below(12) {
                 0..=2 => self.put(at, value),
                 3 => self.delete(at),
                 4..=5 => self.get(at, &mut seen),
                 6 => self.scan(),
+                7..=8 => self.add(),
                 _ => self.batch(at, value, &seen),
             };
             calls.extend(call);
@@ -183,13 +187,23 @@ impl<'a> Caller<'a> {
         })
     }
 
+    fn add(&mut self) -> Option<Call<Store>> {
+        let (durability, added) = (self.durability(), 1 + i64::try_from(self.random.below(9)).unwrap());
+        let engine = self.engine;
+        self.call(Operation::Add(added), || engine.add_with(COUNTER, added, durability).map(Outcome::Counted))
+    }
+
     /// Everything as of one moment.
     pub(crate) fn scan(&mut self) -> Option<Call<Store>> {
         let engine = self.engine;
         self.call(Operation::Scan, || {
-            let mut all = [None; KEYS];
+            let mut all = Store::default();
             for (found, bytes) in engine.get_prefix("")? {
-                all[found.len() - 1] = Some(value_of(&bytes));
+                if found == COUNTER.as_bytes() {
+                    all.counter = bytes.as_str().unwrap().parse().unwrap();
+                } else {
+                    all.values[found.len() - 1] = Some(value_of(&bytes));
+                }
             }
             Ok(Outcome::Saw(all))
         })
@@ -210,10 +224,16 @@ impl<'a> Caller<'a> {
             (_, Some((at, version, value))) => (*at, Expect::Version(*version), Required::Is(*value)),
             _ => (at, Expect::Absent, Required::Absent),
         };
+        // Merges of a batch see each other.
+        let added = i64::try_from(self.random.below(3)).unwrap();
+        for _ in 0..added {
+            batch.add(COUNTER, 1);
+        }
         let batch = batch.require(key(required_at), expect);
         let operation = Operation::Batch {
             require: vec![(required_at, required)],
             changes: vec![(at, Some(value)), (other, other_value)],
+            added,
         };
         let durability = self.durability();
         let engine = self.engine;

@@ -15,10 +15,14 @@ pub(crate) enum Operation {
     Get(usize),
     /// All keys as of one moment.
     Scan,
+    /// Adds to the counter.
+    Add(i64),
     /// All changes, if every requirement holds.
     Batch {
         require: Vec<(usize, Required)>,
         changes: Vec<(usize, Option<Value>)>,
+        /// Added to the counter.
+        added: i64,
     },
 }
 
@@ -35,13 +39,18 @@ pub(crate) enum Required {
 pub(crate) enum Outcome {
     Done,
     Got(Option<Value>),
-    Saw([Option<Value>; KEYS]),
+    Saw(Store),
+    /// The counter after an addition.
+    Counted(i64),
     Committed,
     Rejected,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Store([Option<Value>; KEYS]);
+pub(crate) struct Store {
+    pub(crate) values: [Option<Value>; KEYS],
+    pub(crate) counter: i64,
+}
 
 impl Model for Store {
     type Operation = Operation;
@@ -50,35 +59,32 @@ impl Model for Store {
     fn apply(&mut self, operation: &Operation) -> Outcome {
         match operation {
             Operation::Put(key, value) => {
-                self.0[*key] = Some(*value);
+                self.values[*key] = Some(*value);
                 Outcome::Done
             }
             Operation::Delete(key) => {
-                self.0[*key] = None;
+                self.values[*key] = None;
                 Outcome::Done
             }
-            Operation::Get(key) => Outcome::Got(self.0[*key]),
-            Operation::Scan => Outcome::Saw(self.0),
-            Operation::Batch { require, changes } => {
+            Operation::Get(key) => Outcome::Got(self.values[*key]),
+            Operation::Scan => Outcome::Saw(self.clone()),
+            Operation::Add(added) => {
+                self.counter += added;
+                Outcome::Counted(self.counter)
+            }
+            Operation::Batch { require, changes, added } => {
                 let holds = |(key, required): &(usize, Required)| match required {
-                    Required::Absent => self.0[*key].is_none(),
-                    Required::Present => self.0[*key].is_some(),
-                    Required::Is(value) => self.0[*key] == Some(*value),
+                    Required::Absent => self.values[*key].is_none(),
+                    Required::Present => self.values[*key].is_some(),
+                    Required::Is(value) => self.values[*key] == Some(*value),
                 };
                 if !require.iter().all(holds) {
                     return Outcome::Rejected;
                 }
-                changes.iter().for_each(|(key, value)| self.0[*key] = *value);
+                changes.iter().for_each(|(key, value)| self.values[*key] = *value);
+                self.counter += added;
                 Outcome::Committed
             }
         }
-    }
-}
-
-impl Store {
-    /// A store with this initial content.
-    #[allow(dead_code, reason = "only programs that do not begin with an empty store need it")]
-    pub(crate) fn holding(content: [Option<Value>; KEYS]) -> Self {
-        Self(content)
     }
 }

@@ -4,12 +4,12 @@ use std::fmt;
 
 use hightower_table::{TableEntry, TableError};
 
-use crate::change::{NewestCommand, Versioned};
+use crate::change::{NewestCommand, NewestRecord, Versioned};
 use crate::levels::pointer::{location_of, pointer_of};
 use crate::levels::segment_set::SegmentSet;
 use crate::levels::table_list::TableLevel;
 use crate::levels::view::{LowerLevels, View};
-use crate::location::Location;
+use crate::location::{Location, LocationBits};
 use crate::mutants::planted;
 use crate::version::Word;
 
@@ -63,7 +63,16 @@ struct HashOnce {
 pub struct LookedBelow {
     /// The number of the view.
     pub(crate) view: u64,
-    pub(crate) newest: Option<NewestCommand>,
+    pub(crate) newest: Option<(NewestCommand, LocationBits)>,
+}
+
+impl LookedBelow {
+    /// The newest command that the lookup has found, and the location of its record.
+    #[must_use]
+    pub fn newest<L: Location>(&self) -> Option<NewestRecord<L>> {
+        let (command, location) = self.newest?;
+        Some(NewestRecord { command, location: L::from_bits(location), is_recent: false })
+    }
 }
 
 impl<'a, L: Location> Lookup<'a, L> {

@@ -236,7 +236,7 @@ impl<L: Location> LeveledKvState<L> {
         &self,
         key: &[u8],
         guard: &Guard,
-        read: impl FnMut(L) -> Result<Option<NewestCommand>, E>,
+        mut read: impl FnMut(L) -> Result<Option<NewestCommand>, E>,
     ) -> Result<LookedBelow, E> {
         let view = self.inner().view(guard);
         let found = |newest| Ok(LookedBelow { view: view.number, newest });
@@ -245,9 +245,12 @@ impl<L: Location> LeveledKvState<L> {
             return found(None);
         }
         if let Some(entry) = view.frozen().iter().find_map(|memtable| memtable.get(key, guard)) {
-            return found(Some(NewestCommand::new(&entry.newest())));
+            let newest = entry.newest();
+            return found(Some((NewestCommand::new(&newest), newest.word.location())));
         }
-        found(TableSearch::new(view, key).map(|search| search.find(read)).transpose()?.flatten())
+        let Some(search) = TableSearch::new(view, key) else { return found(None) };
+        let located = |location: L| -> Result<_, E> { Ok(read(location)?.map(|newest| (newest, location.to_bits()))) };
+        found(search.find(located)?)
     }
 
     /// Whether the active memtable is the only level. Cheap.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hightower_index::{Guard, pin};
 use hightower_table::TableReader;
 
-use crate::change::{Applied, Change, NewestCommand};
+use crate::change::{Applied, Change, NewestCommand, NewestRecord};
 use crate::commit::Commit;
 use crate::error::StateError;
 use crate::inner::{SnapshotRegistration, StateInner};
@@ -65,6 +65,19 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
     /// [`ViewChanged`] if the active memtable does not have the key, and `below` is missing or the
     /// levels have changed since the lookup.
     pub fn newest_of(&self, key: &[u8], below: Option<&LookedBelow>) -> Result<Option<NewestCommand>, ViewChanged> {
+        Ok(self.newest_record_of(key, below)?.map(|newest| newest.command))
+    }
+
+    /// As [`newest_of`](Self::newest_of), with the location of the command's record.
+    ///
+    /// # Errors
+    ///
+    /// As for [`newest_of`](Self::newest_of).
+    pub fn newest_record_of(
+        &self,
+        key: &[u8],
+        below: Option<&LookedBelow>,
+    ) -> Result<Option<NewestRecord<L>>, ViewChanged> {
         if let Some(newest) = self.writer.newest_of(key) {
             return Ok(Some(newest));
         }
@@ -74,7 +87,7 @@ impl<'a, L: Location> LeveledWriter<'a, L> {
             return Ok(None);
         }
         let is_same = |below: &&LookedBelow| below.view == view.number || planted("levels_change_unnoticed");
-        below.filter(is_same).map(|below| below.newest).ok_or(ViewChanged)
+        below.filter(is_same).map(LookedBelow::newest).ok_or(ViewChanged)
     }
 
     /// Whether the active memtable has an entry of the key.
