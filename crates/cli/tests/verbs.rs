@@ -69,6 +69,28 @@ fn conditions() {
 }
 
 #[test]
+fn quotas_of_keyspaces() {
+    let tool = Tool::new();
+    tool.ok(["keyspace", "create", "a", "--max-keys", "2"]);
+    tool.ok(["put", "1", "one", "--keyspace", "a"]);
+    tool.ok(["put", "2", "two", "--keyspace", "a"]);
+    let listed = || serde_json::from_str::<serde_json::Value>(&tool.ok(["keyspace", "list", "--json"])).unwrap();
+    let a = |sync: bool, keys: u64, bytes: u64, max_keys: Option<u64>, max_bytes: Option<u64>| json!({ "name": "a", "id": 16, "sync": sync, "keys": keys, "bytes": bytes, "max_keys": max_keys, "max_bytes": max_bytes });
+    assert_eq!(listed(), a(false, 2, 8, Some(2), None));
+    tool.run(["put", "3", "", "--keyspace", "a"]).fails(3, "allows 2 keys, and the commit would make it 3");
+    assert_eq!(tool.ok(["keyspace", "alter", "a", "--max-keys", "none", "--max-bytes", "9"]), "altered a\n");
+    tool.run(["put", "3", "x", "--keyspace", "a"]).fails(3, "allows 9 bytes, and the commit would make it 10");
+    tool.ok(["put", "3", "", "--keyspace", "a"]);
+    tool.ok(["keyspace", "alter", "a", "--sync", "true"]);
+    assert_eq!(listed(), a(true, 3, 9, None, Some(9)));
+    tool.ok(["keyspace", "alter", "a", "--sync", "false", "--max-bytes", "none"]);
+    assert_eq!(listed(), a(false, 3, 9, None, None));
+    tool.run(["keyspace", "alter", "a"]).fails(2, "required");
+    tool.run(["keyspace", "alter", "a", "--max-keys", "few"]).fails(2, "a number, or none");
+    tool.run(["keyspace", "alter", "b", "--sync", "true"]).fails(1, "there is no keyspace b");
+}
+
+#[test]
 fn keyspaces() {
     let tool = Tool::new();
     tool.run(["get", "k", "--keyspace", "a"]).fails(3, "contains no store");
@@ -91,7 +113,8 @@ fn keyspaces() {
     assert_eq!(tool.ok(["keyspace", "list"]), "a\nb\n");
     let listed = tool.ok(["keyspace", "list", "--json"]);
     let last: serde_json::Value = serde_json::from_str(listed.lines().last().unwrap()).unwrap();
-    assert_eq!(last, json!({ "name": "b", "id": 17, "sync": true }));
+    let b = json!({ "name": "b", "id": 17, "sync": true, "keys": 1, "bytes": 5, "max_keys": null, "max_bytes": null });
+    assert_eq!(last, b);
     assert!(tool.ok(["dump"]).contains("keyspace 17 k"));
     assert_eq!(tool.ok(["keyspace", "rename", "b", "c"]), "renamed b\n");
     assert_eq!(tool.ok(["keyspace", "clear", "a"]), "cleared a\n");

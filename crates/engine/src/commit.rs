@@ -11,6 +11,8 @@
 //! The state changes only after that, so a failed append changes nothing. After the lock, the
 //! writer waits for a sync if the durability needs one.
 
+mod limited;
+mod limits;
 mod merge_path;
 mod merging;
 mod pending;
@@ -27,7 +29,7 @@ use crate::commit_log::{CommitGuard, CommitLock, CommitLog};
 use crate::config::{Durability, StoreConfig};
 use crate::error::{Error, Result};
 use crate::feed::{FeedBell, FeedHub};
-use crate::keyspace::check_key;
+use crate::keyspace::{KeyspaceQuotas, check_key};
 use crate::maintenance::Maintenance;
 use crate::memory_budget::MemoryBudget;
 use crate::merger::Merger;
@@ -83,6 +85,7 @@ pub(crate) struct WritePath {
     bell: Arc<FeedBell>,
     watches: Arc<Watches>,
     merger: Arc<Merger>,
+    quotas: Arc<KeyspaceQuotas>,
 }
 
 /// The parts of a store that commits use.
@@ -121,7 +124,13 @@ impl WritePath {
             bell: Arc::clone(parts.bell),
             watches: Arc::default(),
             merger: Arc::clone(parts.merger),
+            quotas: Arc::default(),
         }
+    }
+
+    /// The quotas of keyspaces.
+    pub(crate) fn quotas(&self) -> &KeyspaceQuotas {
+        &self.quotas
     }
 
     /// Commits a group in order, each commit separately, under one acquisition of the commit lock;
@@ -142,6 +151,11 @@ impl WritePath {
         if self.store.is_read_only() {
             return Err(Error::ReadOnly);
         }
+        let are_limited = self.quotas.are_any();
+        if are_limited {
+            // A failed count is repeated below, where it is the failure of its commit.
+            group.iter().for_each(|commit| drop(self.count_what_is_due(commit)));
+        }
         // One guard covers everything: nested pins are nearly free.
         let guard = pin();
         let state = self.read.index.state(&guard)?;
@@ -156,6 +170,9 @@ impl WritePath {
         if R::MAY_MERGE {
             // The same.
             group.iter_mut().for_each(|commit| drop(self.merge_ahead(commit, state, &guard)));
+        }
+        if are_limited {
+            group.iter_mut().for_each(|commit| self.prepare_limits(commit, state, &guard));
         }
         let mut log = Some(self.log.lock()?);
         for commit in &mut *group {
@@ -205,6 +222,9 @@ impl WritePath {
         step();
         *log = None;
         let looked = self.look_below(commit, state, guard).and_then(|()| self.merge_ahead(commit, state, guard));
+        if self.quotas.are_any() {
+            self.prepare_limits(commit, state, guard);
+        }
         *log = Some(self.log.lock()?);
         looked
     }
@@ -217,10 +237,13 @@ impl WritePath {
         state: &LeveledKvState<Place>,
         guard: &Guard,
     ) -> Result<()> {
-        commit.look_below(|key| {
-            let looked = state.look_below(key, guard, |place| self.read.newest_at(key, place, guard));
-            looked.map_err(|failure: Error| self.read.noted(failure))
-        })
+        commit.look_below(|key| self.below(key, state, guard))
+    }
+
+    /// What the levels below the active memtable have of a key.
+    fn below(&self, key: &[u8], state: &LeveledKvState<Place>, guard: &Guard) -> Result<LookedBelow> {
+        let looked = state.look_below(key, guard, |place| self.read.newest_at(key, place, guard));
+        looked.map_err(|failure: Error| self.read.noted(failure))
     }
 
     #[inline(always)]
@@ -252,6 +275,9 @@ impl WritePath {
         if is_view_changed {
             return Ok(CommitVerdict::ViewChanged);
         }
+        if self.quotas.are_any() && !self.check_limits(commit, &state)? {
+            return Ok(CommitVerdict::ViewChanged);
+        }
         // Ends the watch, so it comes after all that may need another look-up.
         if commit.watch.is_some()
             && let Some(rejected) = commit.range_verdict()?
@@ -281,6 +307,9 @@ impl WritePath {
             dropped.note_drop();
         }
         (log.last_seq, log.max_version) = (appended.seq, max_version);
+        if let Some(limited) = &commit.limited {
+            self.note_limits(limited, appended.seq);
+        }
         self.published(log, appended, commit, guard);
         Ok(CommitVerdict::Committed { seqno: appended.seq, is_written: true })
     }

@@ -80,7 +80,7 @@ pub struct SingleNodeEngine {
     panics: Arc<Panics>,
     time: Arc<StoreTime>,
     pub(crate) read: Arc<ReadPath>,
-    write: Arc<WritePath>,
+    pub(crate) write: Arc<WritePath>,
     pub(crate) log: Arc<CommitLock>,
     pub(crate) store: Arc<OpenStore>,
     sync: Arc<SyncPath>,

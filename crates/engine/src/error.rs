@@ -135,6 +135,21 @@ pub enum Error {
         /// The name that it had.
         name: String,
     },
+    /// The commit would exceed a quota of a keyspace, and nothing was committed. Delete keys, or
+    /// raise the quota with [`alter_keyspace`](crate::SingleNodeEngine::alter_keyspace).
+    #[error(
+        "the quota of the keyspace {name} allows {limit} {what}, and the commit would make it {next}: delete some or raise the quota"
+    )]
+    KeyspaceFull {
+        /// The name of the keyspace.
+        name: String,
+        /// What the quota limits: `keys` or `bytes`.
+        what: &'static str,
+        /// The quota.
+        limit: u64,
+        /// What the keyspace would hold after the commit.
+        next: u64,
+    },
     /// A requirement of a batch did not hold, and nothing was committed. Read the key again and
     /// decide again.
     #[error(transparent)]
@@ -272,7 +287,7 @@ impl Error {
             | Self::HistoryLost { .. }
             | Self::KeyspaceDropped { .. }
             | Self::Diverged { .. } => Remedy::DecideAnew,
-            Self::Full { .. } => Remedy::MakeRoom,
+            Self::Full { .. } | Self::KeyspaceFull { .. } => Remedy::MakeRoom,
             Self::Closed | Self::Forked | Self::ReadOnly | Self::Poisoned { .. } => Remedy::Reopen,
             Self::Validation(_)
             | Self::LimitExceeded { .. }
@@ -316,6 +331,7 @@ impl Error {
             Self::KeyspaceNotFound { .. } => "keyspace_not_found",
             Self::KeyspaceExists { .. } => "keyspace_exists",
             Self::KeyspaceDropped { .. } => "keyspace_dropped",
+            Self::KeyspaceFull { .. } => "keyspace_full",
             Self::Rejected(_) => "rejected",
             Self::NotACounter { .. } => "not_a_counter",
             Self::CounterOverflow { .. } => "counter_overflow",

@@ -7,6 +7,7 @@
 //! | `options.rs`, `record.rs` | the options of a keyspace; the records of the catalogue |
 //! | `reserved.rs` | keyspaces of the layers above the engine |
 //! | `living.rs` | a keyspace in use: handles and commits see in it whether it was dropped |
+//! | `quota.rs` | what the keyspaces with a quota hold |
 //! | `catalogue.rs` | which keyspaces there are: creating, renaming, clearing and dropping them |
 //! | `snapshots.rs` | snapshots of keyspaces |
 //! | `removal.rs` | deletes the keys of dropped keyspaces in the background |
@@ -18,6 +19,7 @@ mod id;
 mod living;
 mod named;
 mod options;
+mod quota;
 mod record;
 mod removal;
 mod reserved;
@@ -30,6 +32,8 @@ pub use id::KeyspaceId;
 pub(crate) use living::{LivingKeyspace, Scope, id_of, next_store_number};
 pub use named::Keyspace;
 pub use options::KeyspaceOptions;
+pub use quota::KeyspaceUse;
+pub(crate) use quota::{KeyspaceGrowth, KeyspaceQuotas};
 pub(crate) use record::CatalogueRecord;
 pub(crate) use removal::KeyspaceRemoval;
 pub use reserved::ReservedKeyspace;

@@ -119,7 +119,9 @@ pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, G
 pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};
 pub use hightower_state::{ApplyOutcome, KvState};
-pub use keyspace::{Keyspace, KeyspaceId, KeyspaceInfo, KeyspaceOptions, ReservedKeyspace, SharedKeyspace};
+pub use keyspace::{
+    Keyspace, KeyspaceId, KeyspaceInfo, KeyspaceOptions, KeyspaceUse, ReservedKeyspace, SharedKeyspace,
+};
 pub use load::{OpenPhase, OpenProgress, TablesUse};
 pub use memory_budget::IndexMemoryStats;
 pub use merge::{MergeOperator, MergeOutcome};

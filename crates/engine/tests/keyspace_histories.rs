@@ -41,7 +41,7 @@ fn observed(engine: &SingleNodeEngine) -> Result<Model, Error> {
     let mut model = Model { default: content(engine.iter()?), named: BTreeMap::new() };
     for keyspace in engine.keyspaces()? {
         let opened = engine.keyspace(&keyspace.name)?;
-        assert_eq!((opened.id(), *opened.options()), (keyspace.id, keyspace.options));
+        assert_eq!((opened.id(), opened.options()), (keyspace.id, keyspace.options));
         model.named.insert(keyspace.name, (keyspace.id, content(opened.iter()?)));
     }
     Ok(model)

@@ -249,9 +249,9 @@ fn options_are_kept_and_have_their_effect() {
     drop(engine);
     let engine = SingleNodeEngine::with_config(config).unwrap();
     let mut synced = engine.keyspace("a").unwrap();
-    assert_eq!((*synced.options(), synced.durability()), (options, Durability::Sync));
+    assert_eq!((synced.options(), synced.durability()), (options, Durability::Sync));
     synced.clear().unwrap();
-    assert_eq!(*engine.keyspace("a").unwrap().options(), options);
+    assert_eq!(engine.keyspace("a").unwrap().options(), options);
 }
 
 #[test]

@@ -370,6 +370,41 @@ fn drops_of_keyspaces_against_writers() {
     });
 }
 
+/// The first write of a value counts its keyspace, while others write and delete there: the use is
+/// then that of a scan, and the quota holds.
+#[test]
+fn counts_of_keyspaces_against_writers() {
+    explore(|| {
+        let (fs, seed) = (SimFs::new(), shuttle::rand::thread_rng().r#gen());
+        let engine = open_with(&fs, config(AppendMode::Positioned), seed, Background::Caller).unwrap();
+        let keyspace = engine.create_keyspace("a", KeyspaceOptions::default()).unwrap();
+        (0..3_u8).for_each(|key| drop(keyspace.put([key], "value")));
+        engine.alter_keyspace("a", KeyspaceOptions::default().with_max_keys(3)).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..3_u8 {
+                let keyspace = &keyspace;
+                scope.spawn(move || {
+                    keyspace.delete([thread]).unwrap();
+                    for key in [thread, 1, 9] {
+                        match keyspace.put([key], vec![0; usize::from(thread)]) {
+                            Ok(_) | Err(Error::KeyspaceFull { limit: 3, next: 4, .. }) => {}
+                            Err(failure) => panic!("{failure}"),
+                        }
+                    }
+                });
+            }
+        });
+        let (used, mut keys, mut bytes) = (keyspace.usage().unwrap(), 0, 0);
+        let count = |key: &[u8], value: &[u8]| {
+            (keys, bytes) = (keys + 1, bytes + (key.len() + value.len()) as u64);
+            ControlFlow::Continue(())
+        };
+        keyspace.iter().unwrap().for_each_pair(count).unwrap();
+        assert_eq!((used.keys, used.bytes), (keys, bytes));
+        assert!(keys <= 3, "{keys} keys under a quota of 3");
+    });
+}
+
 /// Late calls return `Closed`, and all acknowledged writes exist afterwards.
 #[test]
 fn closing_against_everything() {

@@ -37,11 +37,11 @@ pub use hightower_engine::{
     AppendMode, AppendPath, ApplyOutcome, Batch, BatchOutcome, ChangeFeed, ChangeKind, Command, CommandRef, Committed,
     CompactionConfig, CompactionReport, CompactionStats, Components, Conflict, Durability, Entry, Error, Expect,
     FeedChange, FeedCommit, FeedStats, FeedSubscription, Follower, FollowerConfig, FollowerStats, KeyBounds, Keyspace,
-    KeyspaceEngine, KeyspaceId, KeyspaceInfo, KeyspaceOptions, KvEngine, KvReader, KvState, KvWriter, MergeOperator,
-    MergeOutcome, OpenPhase, OpenProgress, OpenReport, OwnedBounds, Pairs, Range, RangeDeletion, RecoveryMode,
-    Rejected, Remedy, ReservedKeyspace, Result, Savepoint, SegmentStats, SharedKeyspace, SingleNodeEngine, Snapshot,
-    SnapshotEngine, Stats, StoreBuilder, StoreConfig, TableStats, TablesUse, Ticket, Transaction, TransactionEntry,
-    TransactionRange, TransactionStats, Value, limits, prefix_end,
+    KeyspaceEngine, KeyspaceId, KeyspaceInfo, KeyspaceOptions, KeyspaceUse, KvEngine, KvReader, KvState, KvWriter,
+    MergeOperator, MergeOutcome, OpenPhase, OpenProgress, OpenReport, OwnedBounds, Pairs, Range, RangeDeletion,
+    RecoveryMode, Rejected, Remedy, ReservedKeyspace, Result, Savepoint, SegmentStats, SharedKeyspace,
+    SingleNodeEngine, Snapshot, SnapshotEngine, Stats, StoreBuilder, StoreConfig, TableStats, TablesUse, Ticket,
+    Transaction, TransactionEntry, TransactionRange, TransactionStats, Value, limits, prefix_end,
 };
 
 /// Restore, import, check and salvage, which work on closed stores. [`SingleNodeEngine::backup_to`]

@@ -23,6 +23,8 @@ pub enum Rank {
     Turn,
     /// The followers of the log: which feeds get which commits.
     Feeds,
+    /// The count of a keyspace with a quota: one at a time.
+    Counting,
     /// The commit log: one commit at a time.
     Commit,
     /// The replica of a follower.

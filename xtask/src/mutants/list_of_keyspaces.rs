@@ -12,6 +12,10 @@ const fn schedule(filter: &'static str) -> Catcher {
     Catcher { cfgs: Cfgs::Shuttle, ..plain("hightower-engine", "schedules", filter) }
 }
 
+const fn quota(filter: &'static str) -> Catcher {
+    plain("hightower-engine", "keyspace_quotas", filter)
+}
+
 /// Random histories of keyspaces, beside plain maps.
 const HISTORIES: Catcher = plain("hightower-engine", "keyspace_histories", "keyspaces_have_what");
 
@@ -76,6 +80,22 @@ pub(super) const OF_KEYSPACES: &[Mutant] = &[
         "reserved_keyspaces_cleared",
         "a reserved keyspace is not cleared or dropped",
         &[rule("names_are_short_text")],
+    ),
+    caught(
+        "quota_trusts_the_first_look",
+        "a commit under a quota is counted against the keys as they are at its commit",
+        &[quota("of_racing_writers"), schedule("counts_of_keyspaces_against_writers")],
+    ),
+    caught(
+        "quota_forgets_commits_of_a_count",
+        "the commits after the snapshot that a count scans are counted",
+        &[schedule("counts_of_keyspaces_against_writers")],
+    ),
+    caught("quota_of_the_first_key_only", "each key of a batch counts", &[quota("quotas_hold_as_in_plain_maps")]),
+    caught(
+        "quota_refuses_what_shrinks",
+        "a quota refuses only what grows",
+        &[quota("what_exceeds_is_refused_whole"), quota("quotas_hold_as_in_plain_maps")],
     ),
     caught(
         "ranges_of_keyspaces_merged",

@@ -8,6 +8,7 @@ use hightower_state::{
     ApplyOutcome, Change, CommandKind, LeveledSnapshot, LeveledWriter, LookedBelow, NewestRecord, Replaced, ViewChanged,
 };
 
+use super::limited::LimitedChanges;
 use crate::batch::{Batch, BatchOperation, BatchOutcome, Committed, Requirement};
 use crate::commit::merging::{Basis, MergeValues, PendingMerge};
 use crate::config::Durability;
@@ -220,6 +221,8 @@ pub(crate) struct PendingCommit<'a, R> {
     /// The reason for [`CommitVerdict::RangeChanged`].
     pub(crate) range_finding: Option<RangeFinding>,
     pub(crate) uses_reserve: bool,
+    /// What it changes in keyspaces with a quota.
+    pub(crate) limited: Option<Box<LimitedChanges>>,
     /// The named keyspaces that must not have been dropped.
     pub(crate) keyspaces: &'a [Arc<LivingKeyspace>],
     /// The keyspace that the commit drops.
@@ -297,6 +300,7 @@ impl<'a, R: Records<'a>> PendingCommit<'a, R> {
             watch: None,
             range_finding: None,
             uses_reserve: false,
+            limited: None,
             keyspaces: &[],
             dropped: None,
             durability,

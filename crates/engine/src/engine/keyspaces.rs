@@ -94,6 +94,28 @@ impl SingleNodeEngine {
         self.catalogue()?.rename(name, new_name)
     }
 
+    /// Gives a keyspace other options: all of `options` hold from now on, for all its handles. A
+    /// lower quota than what is there refuses only commits that add more.
+    ///
+    /// ```
+    /// # use hightower_engine::{Error, KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let jobs = engine.create_keyspace("jobs", KeyspaceOptions::default().with_max_keys(1))?;
+    /// jobs.put("1", "queued")?;
+    /// assert!(matches!(jobs.put("2", "queued"), Err(Error::KeyspaceFull { limit: 1, next: 2, .. })));
+    /// engine.alter_keyspace("jobs", jobs.options().with_max_keys(2))?;
+    /// jobs.put("2", "queued")?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceNotFound`], and as [`put`](Self::put).
+    pub fn alter_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<()> {
+        self.catalogue()?.alter(name, options)
+    }
+
     /// Drops a keyspace: one commit, for any number of keys. Its handles return
     /// [`Error::KeyspaceDropped`] from then on. The background deletes the keys, in commits of up
     /// to 1,024. If the process ends first, the next one deletes the rest. In a store without

@@ -91,11 +91,20 @@ impl Catalogue {
         self.living.lock()
     }
 
+    /// The keyspace of a record; its quota holds from now on.
+    fn in_use(&self, living: &mut KeyspacesInUse, name: &str, record: CatalogueRecord) -> Arc<LivingKeyspace> {
+        let living = living.in_use(name, record, self.read.store_number);
+        if record.options.has_quota() {
+            self.write.quotas().note_options(&living);
+        }
+        living
+    }
+
     /// The keyspace of this name.
     pub(crate) fn find(&self, name: &str) -> Result<Arc<LivingKeyspace>> {
         let mut living = self.lock()?;
         let record = self.record(&self.system()?, name)?;
-        Ok(living.in_use(name, record, self.read.store_number))
+        Ok(self.in_use(&mut living, name, record))
     }
 
     /// All keyspaces, in the order of their names.
@@ -121,7 +130,7 @@ impl Catalogue {
         batch.use_reserve(true);
         put_new(&mut batch, name, record)?;
         self.commit(&batch)?;
-        Ok(living.in_use(name, record, self.read.store_number))
+        Ok(self.in_use(&mut living, name, record))
     }
 
     /// Gives a keyspace another name.
@@ -135,7 +144,21 @@ impl Catalogue {
         let mut batch = Batch::new();
         batch.use_reserve(true).system_delete(&name_key(name)).system_put(&name_key(new_name), &record.encode());
         self.commit(&batch)?;
-        living.in_use(new_name, record, self.read.store_number).rename(new_name);
+        self.in_use(&mut living, new_name, record).rename(new_name);
+        Ok(())
+    }
+
+    /// Gives a keyspace other options.
+    pub(crate) fn alter(&self, name: &str, options: KeyspaceOptions) -> Result<()> {
+        check_name(name)?;
+        let mut living = self.lock()?;
+        let record = CatalogueRecord { options, ..self.record(&self.system()?, name)? };
+        let mut batch = Batch::new();
+        batch.use_reserve(true).system_put(&name_key(name), &record.encode());
+        self.commit(&batch)?;
+        let altered = self.in_use(&mut living, name, record);
+        altered.set_options(options);
+        self.write.quotas().note_options(&altered);
         Ok(())
     }
 
@@ -144,7 +167,7 @@ impl Catalogue {
         check_name(name)?;
         let mut living = self.lock()?;
         let record = self.record(&self.system()?, name)?;
-        let dropped = living.in_use(name, record, self.read.store_number);
+        let dropped = self.in_use(&mut living, name, record);
         let mut batch = Batch::new();
         batch.system_delete(&name_key(name));
         self.drop_with(batch, &dropped, name, &mut living)
@@ -159,11 +182,11 @@ impl Catalogue {
         cleared.check_in(self.read.store_number)?;
         let system = self.system()?;
         let name = cleared.name();
-        let record = CatalogueRecord { id: self.free_id(&system)?, options: cleared.options };
+        let record = CatalogueRecord { id: self.free_id(&system)?, options: cleared.options() };
         let mut batch = Batch::new();
         put_new(&mut batch, &name, record)?;
         self.drop_with(batch, cleared, &name, &mut living)?;
-        Ok(living.in_use(&name, record, self.read.store_number))
+        Ok(self.in_use(&mut living, &name, record))
     }
 
     fn drop_with(
@@ -184,6 +207,7 @@ impl Catalogue {
             dropped.note_drop();
         }
         living.0.remove(&dropped.id);
+        self.write.quotas().forget(dropped.id);
         self.removal.note_drop();
         self.maintenance.wake();
         Ok(())

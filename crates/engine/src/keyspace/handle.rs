@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::expect::Expect;
 use crate::feed::{ChangeFeed, FeedReach, WatchedRange};
 use crate::keyspace::record::CatalogueRecord;
-use crate::keyspace::{Keyspace, KeyspaceId, KeyspaceOptions};
+use crate::keyspace::{Keyspace, KeyspaceId, KeyspaceOptions, KeyspaceUse};
 use crate::merge::Operator;
 use crate::own_methods::by_own_methods;
 use crate::snapshot::{Range, Snapshot};
@@ -79,7 +79,7 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
     /// The durability of calls that have none of their own.
     #[must_use]
     pub fn durability(&self) -> Durability {
-        self.options().durability.unwrap_or(self.engine().durability())
+        self.living().durability().unwrap_or(self.engine().durability())
     }
 
     fn write(
@@ -469,6 +469,29 @@ impl<E: Borrow<SingleNodeEngine>> Keyspace<E> {
     /// As [`get`](Self::get).
     pub fn last_key_value(&self) -> Result<Option<(Vec<u8>, Value)>> {
         self.snapshot()?.last_key_value()
+    }
+
+    /// The number of keys, and the bytes of keys and values, as
+    /// [quotas](KeyspaceOptions::max_bytes) count them. Costs a pass over them, unless the keyspace
+    /// has a quota and was written to since the open.
+    ///
+    /// ```
+    /// # use hightower_engine::{KeyspaceOptions, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let jobs = engine.create_keyspace("jobs", KeyspaceOptions::default())?;
+    /// jobs.put("1", "queued")?;
+    /// assert_eq!((jobs.usage()?.keys, jobs.usage()?.bytes), (1, 7));
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn usage(&self) -> Result<KeyspaceUse> {
+        let used = self.engine().write.use_of(self.id())?;
+        self.living().check()?;
+        Ok(used)
     }
 
     /// The number of keys. Costs a pass over them.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::keyspace::{KeyspaceId, KeyspaceOptions};
 use crate::mutants::planted;
@@ -23,7 +25,7 @@ pub(crate) fn next_store_number() -> u64 {
 #[derive(Debug)]
 pub(crate) struct LivingKeyspace {
     pub(crate) id: KeyspaceId,
-    pub(crate) options: KeyspaceOptions,
+    options: SharedOptions,
     /// The number of the open store that it belongs to, or [`EVERY_STORE`].
     store: u64,
     name: Mutex<String>,
@@ -31,12 +33,81 @@ pub(crate) struct LivingKeyspace {
     is_dropped: AtomicBool,
 }
 
+/// Options that handles share, each as a number, so that a call reads one without a lock.
+#[derive(Debug)]
+struct SharedOptions {
+    /// 0 for that of the store, 1 for `Os`, 2 for `Sync`, otherwise 3 more than the nanoseconds of
+    /// `Interval`.
+    durability: AtomicU64,
+    /// [`NO_QUOTA`] for no limit.
+    max_keys: AtomicU64,
+    max_bytes: AtomicU64,
+}
+
+/// No store has so much.
+const NO_QUOTA: u64 = u64::MAX;
+
+/// The first number of an interval.
+const OF_INTERVAL: u64 = 3;
+
+impl SharedOptions {
+    fn new(options: KeyspaceOptions) -> Self {
+        let durability = match options.durability {
+            None => 0,
+            Some(Durability::Os) => 1,
+            Some(Durability::Sync) => 2,
+            Some(Durability::Interval(interval)) => {
+                u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).saturating_add(OF_INTERVAL)
+            }
+        };
+        Self {
+            durability: AtomicU64::new(durability),
+            max_keys: AtomicU64::new(options.max_keys.unwrap_or(NO_QUOTA)),
+            max_bytes: AtomicU64::new(options.max_bytes.unwrap_or(NO_QUOTA)),
+        }
+    }
+}
+
+fn durability_of(number: u64) -> Option<Durability> {
+    match number {
+        0 => None,
+        1 => Some(Durability::Os),
+        2 => Some(Durability::Sync),
+        interval => Some(Durability::Interval(Duration::from_nanos(interval - OF_INTERVAL))),
+    }
+}
+
 /// The keyspace that a call is about; `None` for the default one.
 pub(crate) type Scope<'a> = Option<&'a Arc<LivingKeyspace>>;
 
 impl LivingKeyspace {
     pub(crate) fn new(name: &str, id: KeyspaceId, options: KeyspaceOptions, store: u64) -> Self {
+        let options = SharedOptions::new(options);
         Self { id, options, store, name: Mutex::new(name.to_owned()), is_dropped: AtomicBool::new(false) }
+    }
+
+    /// The options.
+    pub(crate) fn options(&self) -> KeyspaceOptions {
+        let quota = |limit: &AtomicU64| Some(limit.load(Ordering::Relaxed)).filter(|limit| *limit != NO_QUOTA);
+        let SharedOptions { durability, max_keys, max_bytes } = &self.options;
+        let durability = durability_of(durability.load(Ordering::Relaxed));
+        KeyspaceOptions { durability, max_keys: quota(max_keys), max_bytes: quota(max_bytes) }
+    }
+
+    /// The durability of calls that name none.
+    pub(crate) fn durability(&self) -> Option<Durability> {
+        durability_of(self.options.durability.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_options(&self, options: KeyspaceOptions) {
+        let next = SharedOptions::new(options);
+        for (shared, next) in [
+            (&self.options.durability, next.durability),
+            (&self.options.max_keys, next.max_keys),
+            (&self.options.max_bytes, next.max_bytes),
+        ] {
+            shared.store(next.into_inner(), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn name(&self) -> String {

@@ -63,8 +63,8 @@ impl<E> Keyspace<E> {
 
     /// The options.
     #[must_use]
-    pub fn options(&self) -> &KeyspaceOptions {
-        &self.living.options
+    pub fn options(&self) -> KeyspaceOptions {
+        self.living.options()
     }
 }
 

@@ -18,7 +18,9 @@ pub(crate) const DROPPED: &[u8] = b"d";
 pub(crate) const FIRST_ID: u64 = 16;
 
 const VERSION: u8 = 1;
-const LEN_BYTES: usize = 18;
+const LEN_BYTES: usize = 34;
+/// A quota of no limit.
+const NO_QUOTA: u64 = u64::MAX;
 
 pub(crate) fn name_key(name: &str) -> Vec<u8> {
     [NAMES, name.as_bytes()].concat()
@@ -66,7 +68,10 @@ impl CatalogueRecord {
         bytes[1..9].copy_from_slice(&self.id.get().to_le_bytes());
         bytes[9] = kind;
         let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        bytes[10..].copy_from_slice(&interval_ns.to_le_bytes());
+        let quota = |limit: Option<u64>| limit.unwrap_or(NO_QUOTA).to_le_bytes();
+        bytes[10..18].copy_from_slice(&interval_ns.to_le_bytes());
+        bytes[18..26].copy_from_slice(&quota(self.options.max_keys));
+        bytes[26..].copy_from_slice(&quota(self.options.max_bytes));
         bytes
     }
 
@@ -83,7 +88,9 @@ impl CatalogueRecord {
             (VERSION, 3, 0) => Some(Durability::Sync),
             _ => return Err(unknown()),
         };
-        Ok(Self { id: KeyspaceId::new(number(1)), options: KeyspaceOptions { durability } })
+        let quota = |at| Some(number(at)).filter(|limit| *limit != NO_QUOTA);
+        let options = KeyspaceOptions { durability, max_keys: quota(18), max_bytes: quota(26) };
+        Ok(Self { id: KeyspaceId::new(number(1)), options })
     }
 }
 
@@ -100,8 +107,10 @@ mod tests {
 
     #[test]
     fn records_have_these_bytes() {
-        let record =
-            |durability| CatalogueRecord { id: KeyspaceId::new(0x1234), options: KeyspaceOptions { durability } };
+        let record = |durability, max_keys| {
+            let options = KeyspaceOptions { durability, max_keys, max_bytes: max_keys.map(|keys| keys + 1) };
+            CatalogueRecord { id: KeyspaceId::new(0x1234), options }
+        };
         let second = Duration::from_secs(1);
         for (durability, kind, interval) in [
             (None, 0, [0; 8]),
@@ -109,9 +118,11 @@ mod tests {
             (Some(Durability::Interval(second)), 2, [0x00, 0xca, 0x9a, 0x3b, 0, 0, 0, 0]),
             (Some(Durability::Sync), 3, [0; 8]),
         ] {
-            let bytes = [&[1, 0x34, 0x12, 0, 0, 0, 0, 0, 0, kind][..], &interval].concat();
-            assert_eq!(record(durability).encode()[..], bytes);
-            assert_eq!(CatalogueRecord::decode(&bytes).unwrap(), record(durability));
+            for (max_keys, quotas) in [(None, [0xff; 16]), (Some(7), *b"\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0")] {
+                let bytes = [&[1, 0x34, 0x12, 0, 0, 0, 0, 0, 0, kind][..], &interval, &quotas].concat();
+                assert_eq!(record(durability, max_keys).encode()[..], bytes);
+                assert_eq!(CatalogueRecord::decode(&bytes).unwrap(), record(durability, max_keys));
+            }
         }
         assert_eq!(name_key("abc"), b"nabc");
         assert_eq!(dropped_key(KeyspaceId::new(0x1234)), b"d\0\0\0\0\0\0\x12\x34");
@@ -126,7 +137,7 @@ mod tests {
             bytes[at] = byte;
             bytes.to_vec()
         };
-        for bytes in [Vec::new(), known[..17].to_vec(), changed(0, 2), changed(9, 4), changed(10, 1)] {
+        for bytes in [Vec::new(), known[..33].to_vec(), changed(0, 2), changed(9, 4), changed(10, 1)] {
             let refused = CatalogueRecord::decode(&bytes);
             assert!(matches!(refused, Err(Error::VersionUnsupported { .. })), "{bytes:?}: {refused:?}");
         }

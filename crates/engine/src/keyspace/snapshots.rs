@@ -1,10 +1,22 @@
 //! Snapshots of keyspaces.
 
+use std::ops::ControlFlow;
+
 use crate::error::Result;
-use crate::keyspace::{CatalogueRecord, Keyspace, KeyspaceId};
+use crate::keyspace::{CatalogueRecord, Keyspace, KeyspaceId, KeyspaceUse};
 use crate::snapshot::Snapshot;
 
 impl Snapshot {
+    /// What the keyspace of the snapshot holds. Reads all of it.
+    pub(crate) fn keyspace_use(&self) -> Result<KeyspaceUse> {
+        let mut used = KeyspaceUse::default();
+        self.range(..).for_each_pair(|key, value| {
+            used = used.and(key.len(), value.len());
+            ControlFlow::Continue(())
+        })?;
+        Ok(used)
+    }
+
     /// The same moment, with reads that are about another keyspace. Also shows a keyspace that was
     /// dropped since.
     ///
