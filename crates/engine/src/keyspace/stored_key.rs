@@ -107,15 +107,16 @@ struct Prefix {
 
 impl Prefix {
     fn of(keyspace: KeyspaceId) -> Self {
-        let id = keyspace.get().to_be_bytes();
-        let skipped = (keyspace.get().leading_zeros() / u8::BITS) as usize;
-        let id = &id[skipped..];
+        let id = keyspace.get();
+        let skipped_bits = id.leading_zeros() / u8::BITS * u8::BITS;
+        let id_len = ((u64::BITS - skipped_bits) / u8::BITS) as usize;
+        // Copies have fixed lengths, which need no call.
         let mut bytes = [0; MAX_PREFIX_LEN_BYTES];
         bytes[0] = MARK;
         // At most 8.
-        bytes[1] = u8::try_from(id.len()).unwrap_or(u8::MAX);
-        bytes[2..2 + id.len()].copy_from_slice(id);
-        Self { bytes, len: 2 + id.len() }
+        bytes[1] = u8::try_from(id_len).unwrap_or(u8::MAX);
+        bytes[2..].copy_from_slice(&id.checked_shl(skipped_bits).unwrap_or(0).to_be_bytes());
+        Self { bytes, len: 2 + id_len }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -133,14 +134,14 @@ impl KeyspaceId {
     #[inline(never)]
     fn composed(self, key: &[u8]) -> StoredKey<'static> {
         let prefix = Prefix::of(self);
-        let prefix = prefix.as_bytes();
-        let len = prefix.len() + key.len();
+        let len = prefix.len + key.len();
         if len > INLINE_LEN_BYTES {
-            return StoredKey::Heap([prefix, key].concat());
+            return StoredKey::Heap([prefix.as_bytes(), key].concat());
         }
         let mut bytes = [0; INLINE_LEN_BYTES];
-        bytes[..prefix.len()].copy_from_slice(prefix);
-        bytes[prefix.len()..len].copy_from_slice(key);
+        // The key overwrites what is behind the prefix.
+        bytes[..MAX_PREFIX_LEN_BYTES].copy_from_slice(&prefix.bytes);
+        bytes[prefix.len..len].copy_from_slice(key);
         StoredKey::Inline { len: u8::try_from(len).unwrap_or(u8::MAX), bytes }
     }
 
