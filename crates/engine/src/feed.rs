@@ -20,7 +20,7 @@ mod watched_range;
 
 pub(crate) use bell::FeedBell;
 pub use change_feed::ChangeFeed;
-pub(crate) use change_feed::FeedStart;
+pub(crate) use change_feed::{FeedStart, next_commit};
 pub use commit::{ChangeKind, FeedChange, FeedCommit};
 pub(crate) use cursor::LogCursor;
 pub use hub::FeedStats;

@@ -1,10 +1,12 @@
 //! A reader of a store that another process writes.
 
 mod config;
+mod feed;
 mod pursuit;
 mod refresher;
 mod replica;
 mod stats;
+mod watching;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +25,7 @@ use crate::snapshot::{Range, Snapshot};
 use crate::value::Value;
 
 pub use config::FollowerConfig;
+pub use feed::FollowerFeed;
 use pursuit::Pursuit;
 use refresher::Refresher;
 pub use stats::FollowerStats;
@@ -109,7 +112,7 @@ impl Follower {
     ///
     /// As [`open`](Self::open).
     pub fn with_components(config: FollowerConfig, components: Components) -> Result<Self> {
-        let pursuit = Arc::new(Pursuit::start(&config.data_dir, components)?);
+        let pursuit = Arc::new(Pursuit::start(&config, components)?);
         let refresher = if config.refresh_interval.is_zero() {
             None
         } else {

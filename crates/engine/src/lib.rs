@@ -114,7 +114,7 @@ pub use engine::{RangeDeletion, SingleNodeEngine};
 pub use error::{Error, Remedy, Result};
 pub use expect::{Expect, Rejected};
 pub use feed::{ChangeFeed, ChangeKind, FeedChange, FeedCommit, FeedStats, FeedSubscription};
-pub use follower::{Follower, FollowerConfig, FollowerStats};
+pub use follower::{Follower, FollowerConfig, FollowerFeed, FollowerStats};
 pub use hightower_compactor::{CompactionConfig, CompactionPolicy, CostBenefit, Goal, SegmentUsage, SizeTiered};
 pub use hightower_log::{Command, CommandRef};
 pub use hightower_segment::{RecoveryReport, SegmentOutcome, SegmentReport};

@@ -103,7 +103,7 @@ pub struct TakenOver {
     /// New sealed segments.
     pub added: Vec<Arc<Segment>>,
     /// Segments that are no longer named: their ids, and the seq of the last commit that was read
-    /// from each; 0 for a compacted segment.
+    /// from each; 0 without one.
     pub removed: Vec<(u32, u64)>,
 }
 
@@ -169,9 +169,7 @@ impl FollowedLog {
             let Some(base_seq) = found.base_seq() else { continue };
             found.read_on(dir)?;
             let (offset, commits) = found.end();
-            if commits > 0 {
-                last_seq = last_seq.max(found.last_seq());
-            }
+            last_seq = last_seq.max(found.last_seq());
             end = LogPosition { segment: *id, offset, next_seq: base_seq.saturating_add(commits), last_seq };
             if !found.is_complete() {
                 stop = found.stop();
@@ -270,11 +268,37 @@ impl FollowedLog {
                 true
             }
             None => {
+                found.note_end();
                 taken.removed.push((*id, found.last_seq()));
                 false
             }
         });
         Ok(taken)
+    }
+
+    /// Opens the segments that are retained as history, the oldest first. Returns also the seq above
+    /// which every commit is in them and in the live ones. The history begins behind a segment that
+    /// is missing or damaged: the writer may have given it up meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::Io`] if memory or descriptors are short.
+    pub fn open_history(dir: &dyn Dir, manifest: &Manifest) -> Result<(Vec<Arc<Segment>>, u64), SegmentError> {
+        let (mut retained, mut complete_after) = (Vec::new(), manifest.history.complete_after);
+        for entry in &manifest.retained {
+            match find(dir, *entry, false) {
+                Ok(found) => {
+                    mark_sealed(&found.segment, entry);
+                    retained.push(Arc::new(found.segment));
+                }
+                Err(error) if error.is_shortage() => return Err(error),
+                Err(_) => {
+                    retained.clear();
+                    complete_after = complete_after.max(entry.last_seq().unwrap_or(0));
+                }
+            }
+        }
+        Ok((retained, complete_after))
     }
 
     /// The segments with commits or survivors, by id.
@@ -359,9 +383,21 @@ impl FollowedSegment {
         }
     }
 
-    /// The seq of the last commit that was read; 0 for a compacted segment.
+    /// The seq of the last commit that was read; 0 without one.
     fn last_seq(&self) -> u64 {
-        self.base_seq().map_or(0, |base_seq| base_seq.saturating_add(self.end().1).saturating_sub(1))
+        let commits = self.end().1;
+        match self.base_seq() {
+            // Seqs jump, so its base seq may be above those of all commits.
+            Some(base_seq) if commits > 0 => base_seq.saturating_add(commits).saturating_sub(1),
+            _ => 0,
+        }
+    }
+
+    /// Notes that it takes no more commits.
+    fn note_end(&self) {
+        if let (Self::Tail(_), Some(segment)) = (self, self.segment()) {
+            segment.end_with(u32::try_from(self.end().1).unwrap_or(u32::MAX));
+        }
     }
 
     fn report(&self) -> SegmentReport {

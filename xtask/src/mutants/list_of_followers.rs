@@ -6,6 +6,10 @@ use super::catcher::{Catcher, Mutant, caught, plain};
 const AFTER_STEPS: Catcher = plain("hightower-engine", "follower", "prefix_after_each_step");
 const BETWEEN_CALLS: Catcher = plain("hightower-engine", "follower", "prefix_before_each_call");
 
+const fn feeds(test: &'static str) -> Catcher {
+    plain("hightower-engine", "follower", test)
+}
+
 pub(super) const OF_FOLLOWERS: &[Mutant] = &[
     caught(
         "follower_adopts_tables_early",
@@ -22,6 +26,22 @@ pub(super) const OF_FOLLOWERS: &[Mutant] = &[
         "followers_skip_retained",
         "a follower starts anew if commits that it lacks are only in survivors and in history",
         &[AFTER_STEPS],
+    ),
+    caught(
+        "follower_keeps_nothing_for_feeds",
+        "a follower keeps what its feeds have not read",
+        &[feeds("keeps_what_its_feeds")],
+    ),
+    caught("follower_feed_told_twice", "a follower's feed returns each commit once", &[AFTER_STEPS]),
+    caught(
+        "follower_feed_of_another_store",
+        "a feed of a store that was replaced has diverged",
+        &[feeds("a_feed_of_another_store")],
+    ),
+    caught(
+        "follower_feed_forgets_losses",
+        "no feed begins at a commit that a crash has taken",
+        &[feeds("no_feed_begins_at_a_commit")],
     ),
     caught("follower_ignores_divergence", "a follower says when the store has lost what it shows", &[AFTER_STEPS]),
 ];

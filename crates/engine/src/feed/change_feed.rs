@@ -13,6 +13,7 @@ use crate::feed::commit::{ChangeRecord, FeedCommit};
 use crate::feed::cursor::{CommitPlace, LogCursor, read_commit};
 use crate::feed::hub::{FeedHub, FeedReach};
 use crate::feed::lane::Taken;
+use crate::feed::log::FeedLog;
 use crate::feed::signal::FeedSignal;
 use crate::feed::watched_range::WatchedRange;
 use crate::mutants::planted;
@@ -266,13 +267,7 @@ impl ChangeFeed {
                 self.limit = self.hub.limit(self.reach);
             }
             let (segment_before, limit) = (cursor.base_seq(), self.limit);
-            let mut changes = Vec::new();
-            let next = cursor.next(self.hub.log(), limit, |offset, command| {
-                if self.range.contains(command.key()) {
-                    changes.push(ChangeRecord::of(offset, command));
-                }
-            })?;
-            let Some((seq, _, segment)) = next else {
+            let Some(commit) = next_commit(cursor, self.hub.log(), limit, &self.range)? else {
                 self.seqno = self.seqno.max(limit);
                 if self.hub.is_read_only() {
                     self.mode = FeedMode::Ended;
@@ -282,6 +277,7 @@ impl ChangeFeed {
                 self.mode = FeedMode::Following(VecDeque::new());
                 return Ok(None);
             };
+            let seq = commit.seqno();
             if cursor.base_seq() != segment_before {
                 self.hub.note_read(self.reach, self.id, seq - 1);
             }
@@ -289,8 +285,8 @@ impl ChangeFeed {
                 continue;
             }
             self.seqno = seq;
-            if !changes.is_empty() {
-                return Ok(Some(FeedCommit::new(seq, segment, changes)));
+            if !commit.is_empty() {
+                return Ok(Some(commit));
             }
         }
     }
@@ -308,6 +304,22 @@ impl ChangeFeed {
         self.seqno = place.seq;
         Ok(FeedCommit::new(place.seq, segment, changes))
     }
+}
+
+/// Reads the next commit up to `limit`, with its changes in the range; there may be none.
+pub(crate) fn next_commit(
+    cursor: &mut LogCursor,
+    log: &FeedLog,
+    limit: u64,
+    range: &WatchedRange,
+) -> Result<Option<FeedCommit>> {
+    let mut changes = Vec::new();
+    let next = cursor.next(log, limit, |offset, command| {
+        if range.contains(command.key()) {
+            changes.push(ChangeRecord::of(offset, command));
+        }
+    })?;
+    Ok(next.map(|(seq, _, segment)| FeedCommit::new(seq, segment, changes)))
 }
 
 /// Waits for each commit. After an error or the end it returns `None`. In a store that is open for

@@ -124,6 +124,11 @@ impl FeedLog {
         }
     }
 
+    /// Notes the commits that crashes have taken, of a later manifest.
+    pub(crate) fn note_lost(&self, lost: &[LostCommits]) {
+        lost.clone_into(&mut self.state.lock().history.lost);
+    }
+
     /// The last commit of the segments that ended before this time, in Unix milliseconds; 0 if none
     /// did.
     pub(crate) fn ended_before(&self, time_ms: i64) -> u64 {

@@ -1,8 +1,7 @@
 //! The pursuit of a writer: reads its manifest and its log again and again, and keeps the replica
 //! that readers use.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hightower_index::{Guard, PublishedArc, pin};
@@ -13,6 +12,8 @@ use hightower_segment::{Continuation, FollowedDir, ForkGuard, Manifest};
 use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::files::io_error;
+use crate::follower::config::FollowerConfig;
+use crate::follower::feed::{FeedPlace, FeedSource};
 use crate::follower::replica::{Replica, StartFailure};
 use crate::follower::stats::FollowerStats;
 use crate::mutants::planted;
@@ -28,6 +29,7 @@ pub(super) struct Pursuit {
     fork_guard: ForkGuard,
     /// What readers use: that of the current replica.
     read: PublishedArc<ReadPath>,
+    max_feed_lag_bytes: u64,
     progress: Mutex<Progress>,
 }
 
@@ -41,12 +43,16 @@ struct Progress {
     caught_up_ms: i64,
     restarts: u64,
     divergences: u64,
-    /// What the thread has met, for the next caller.
+    /// What the thread or a feed has met, for the next caller.
     untold: Option<Error>,
+    /// The places of the feeds.
+    feeds: Vec<Weak<FeedPlace>>,
 }
 
 impl Pursuit {
-    pub(super) fn start(data_dir: &Path, components: Components) -> Result<Self> {
+    pub(super) fn start(config: &FollowerConfig, components: Components) -> Result<Self> {
+        let FollowerConfig { data_dir, max_feed_lag_bytes, .. } = config;
+        let max_feed_lag_bytes = *max_feed_lag_bytes;
         if data_dir.as_os_str().is_empty() {
             return Err(Error::Validation("data_dir is empty: name the directory of the store".into()));
         }
@@ -67,8 +73,9 @@ impl Pursuit {
             restarts: 0,
             divergences: 0,
             untold: None,
+            feeds: Vec::new(),
         };
-        Ok(Self { components, fork_guard, read, progress: Mutex::new(progress) })
+        Ok(Self { components, fork_guard, read, max_feed_lag_bytes, progress: Mutex::new(progress) })
     }
 
     /// What readers use now, for as long as the guard lives.
@@ -92,9 +99,7 @@ impl Pursuit {
 
     /// Moves the replica forward. Returns the seqno of the last commit.
     pub(super) fn catch_up(&self) -> Result<u64> {
-        if self.fork_guard.is_forked() {
-            return Err(Error::Forked);
-        }
+        self.check_not_forked()?;
         let _held = lock_order::take(Rank::Pursuit);
         let mut progress = self.progress.lock();
         let caught_up = self.go_on(&mut progress);
@@ -112,6 +117,42 @@ impl Pursuit {
         if let Err(diverged @ Error::Diverged { .. }) = self.go_on(&mut progress) {
             progress.untold.get_or_insert(diverged);
         }
+    }
+
+    /// Catches up for a feed. Returns the log, and the seqno of the last commit in it.
+    ///
+    /// A divergence is also another caller's: the feed sees by itself whether it has returned what
+    /// was lost.
+    pub(super) fn feed_source(&self) -> Result<(FeedSource, u64)> {
+        self.check_not_forked()?;
+        let _held = lock_order::take(Rank::Pursuit);
+        let mut progress = self.progress.lock();
+        self.source_for_feed(&mut progress)
+    }
+
+    /// The same for a new feed after this seqno. What the feed has not read is kept from now on.
+    pub(super) fn add_feed(&self, after: u64) -> Result<(Arc<FeedPlace>, FeedSource, u64)> {
+        self.check_not_forked()?;
+        let _held = lock_order::take(Rank::Pursuit);
+        let mut progress = self.progress.lock();
+        let place = Arc::new(FeedPlace::new(after));
+        progress.feeds.retain(|feed| feed.strong_count() > 0);
+        progress.feeds.push(Arc::downgrade(&place));
+        let (source, last_seq) = self.source_for_feed(&mut progress)?;
+        Ok((place, source, last_seq))
+    }
+
+    fn source_for_feed(&self, progress: &mut Progress) -> Result<(FeedSource, u64)> {
+        match self.go_on(progress) {
+            Err(diverged @ Error::Diverged { .. }) => _ = progress.untold.get_or_insert(diverged),
+            went_on => _ = went_on?,
+        }
+        let Progress { replica, manifest, dir, .. } = progress;
+        Ok((replica.feed_source(dir.dir().as_ref(), manifest)?, replica.last_seq()))
+    }
+
+    fn check_not_forked(&self) -> Result<()> {
+        if self.fork_guard.is_forked() { Err(Error::Forked) } else { Ok(()) }
     }
 
     pub(super) fn stats(&self) -> FollowerStats {
@@ -192,6 +233,9 @@ impl Pursuit {
             read_on?;
         }
         progress.replica.free_unused();
+        let Progress { replica, manifest, feeds, .. } = progress;
+        let read_up_to = feeds.iter().filter_map(Weak::upgrade).map(|place| place.get());
+        replica.give_up_removed(manifest, self.max_feed_lag_bytes, read_up_to);
         Ok(None)
     }
 

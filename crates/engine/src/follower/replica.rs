@@ -9,13 +9,15 @@ use std::sync::Arc;
 use hightower_index::pin;
 use hightower_log::{CommandRef, SegmentHeader, SegmentKind};
 use hightower_segment::{
-    Continuation, CoveredPosition, Dir, FollowedLog, ForkGuard, LogPosition, Manifest, NamedTables, Segment,
-    SegmentError, SegmentRecord,
+    CommitHistory, Continuation, CoveredPosition, Dir, FollowedLog, ForkGuard, LogPosition, Manifest, NamedTables,
+    Segment, SegmentError, SegmentRecord,
 };
 use hightower_state::{Change, CommandKind, FrozenMemtable, LeveledKvState, OlderViews};
 
 use crate::components::Components;
 use crate::error::{Error, Result};
+use crate::feed::FeedLog;
+use crate::follower::feed::FeedSource;
 use crate::load::Fold;
 use crate::mutants::planted;
 use crate::open_index::OpenIndex;
@@ -47,6 +49,8 @@ pub(super) struct Replica {
     unnamed: Vec<(OlderViews, Vec<u32>)>,
     /// Whether the view still leads to segments that are no longer named.
     is_view_old: bool,
+    /// The log for feeds, once there is one.
+    feed_log: Option<Arc<FeedLog>>,
 }
 
 /// Why a replica could not be made of a manifest.
@@ -119,6 +123,7 @@ impl Replica {
             retired: Vec::new(),
             unnamed: Vec::new(),
             is_view_old: false,
+            feed_log: None,
         })
     }
 
@@ -133,6 +138,42 @@ impl Replica {
 
     pub(super) fn state(&self) -> &LeveledKvState<Place> {
         &self.state
+    }
+
+    /// The log for feeds. The replica has read on to its end, under this manifest.
+    pub(super) fn feed_source(&mut self, dir: &dyn Dir, manifest: &Manifest) -> Result<FeedSource> {
+        let log = match &self.feed_log {
+            Some(log) => Arc::clone(log),
+            None => {
+                let (retained, complete_after) = FollowedLog::open_history(dir, manifest)?;
+                let history = CommitHistory { complete_after, lost: manifest.history.lost.clone() };
+                let segments = self.log.segments().into_iter();
+                let read = segments.filter(|segment| segment.id() <= self.position.segment);
+                let log = Arc::new(FeedLog::new(history, read, retained));
+                self.feed_log = Some(Arc::clone(&log));
+                log
+            }
+        };
+        Ok(FeedSource { log, store_id: self.store_id })
+    }
+
+    /// Gives up what the writer has removed, and neither its history nor feeds need, which have
+    /// read everything up to `read_up_to`.
+    pub(super) fn give_up_removed(
+        &self,
+        manifest: &Manifest,
+        max_lag_bytes: u64,
+        read_up_to: impl Iterator<Item = u64>,
+    ) {
+        let Some(log) = &self.feed_log else { return };
+        let near = log.within(max_lag_bytes);
+        let by_feeds = read_up_to.filter(|after| *after >= near).min().unwrap_or(u64::MAX);
+        let by_history = if manifest.retained.is_empty() { u64::MAX } else { manifest.history.complete_after };
+        let needed_after =
+            if planted("follower_keeps_nothing_for_feeds") { u64::MAX } else { by_feeds.min(by_history) };
+        log.give_up_to(needed_after);
+        // Their files are the writer's.
+        drop(log.take_given_up());
     }
 
     /// How a later manifest continues this replica.
@@ -159,6 +200,15 @@ impl Replica {
             self.retired.push((id, last_seq.max(self.relocated_until)));
         }
         self.read.segments.retire(&removed);
+        if let Some(log) = &self.feed_log {
+            let (retained, gone): (Vec<u32>, Vec<u32>) =
+                removed.iter().partition(|id| manifest.retained(**id).is_some());
+            log.note_removed(&retained, true);
+            log.note_removed(&gone, false);
+            if !planted("follower_feed_forgets_losses") {
+                log.note_lost(&manifest.history.lost);
+            }
+        }
         for segment in taken.added {
             self.read.segments.add(segment)?;
         }
@@ -184,6 +234,9 @@ impl Replica {
             return Ok(());
         }
         self.read.segments.add(Arc::clone(segment))?;
+        if let Some(log) = &self.feed_log {
+            log.add(segment);
+        }
         let mut commit: Vec<SegmentRecord<'_>> = Vec::new();
         for record in segment.entries_from(self.position.offset, self.position.next_seq) {
             let record = match record {

@@ -88,6 +88,8 @@ struct Happened {
     held_max: u64,
     memory_max: u64,
     commits: usize,
+    fed: u64,
+    lost_feeds: u64,
 }
 
 struct History {
@@ -113,10 +115,13 @@ fn open(fs: &SimFs, look: &Arc<Look>, mode: AppendMode, seed: u64) -> Result<Sin
         .with_clock(Arc::new(ManualClock::stepping(1_700_000_000_000, 1)))
         .with_entropy(Arc::new(SeededEntropy::new(seed)))
         .with_background(Background::Caller);
+    // A seed of a history decides it for all its writers, so that a feed can rely on it.
+    let history_bytes =
+        if seed % 4 == 0 { 1 << 30 } else { HISTORY_BYTES[(seed >> 33) as usize % HISTORY_BYTES.len()] };
     let config = StoreConfig::at("/store")
         .with_max_segment_size(4096)
         .with_index_memory_bytes(INDEX_MEMORY_BYTES[(seed >> 32) as usize % INDEX_MEMORY_BYTES.len()])
-        .with_history_bytes(HISTORY_BYTES[(seed >> 33) as usize % HISTORY_BYTES.len()])
+        .with_history_bytes(history_bytes)
         .with_append_mode(mode)
         .with_durability(Durability::Os)
         .with_compaction_interval(std::time::Duration::ZERO);
@@ -136,7 +141,7 @@ impl History {
         let engine = Some(open(&fs, &look, mode, seed).unwrap());
         let past = Past { states: vec![Default::default()], returned: 1 };
         let (moving, past) = (MovingFs::new(fs.clone()), Arc::new(Mutex::new(past)));
-        let witness = Arc::new(Witness::new(&moving, &past));
+        let witness = Arc::new(Witness::new(&moving, &past, seed % 4 == 0));
         look.witness.set(Arc::clone(&witness)).unwrap();
         look.every.store(every, Ordering::Relaxed);
         let happened = Happened::default();
@@ -235,6 +240,7 @@ impl History {
         self.happened.tables_max = self.happened.tables_max.max(seen.tables);
         self.happened.held_max = self.happened.held_max.max(seen.held_segments);
         self.happened.memory_max = self.happened.memory_max.max(seen.index_memory_bytes);
+        (self.happened.fed, self.happened.lost_feeds) = (seen.fed, seen.lost_feeds);
         seen
     }
 
@@ -249,7 +255,7 @@ impl History {
     fn reopen(&mut self, fs: SimFs) {
         self.opens += 1;
         self.fs = fs;
-        self.engine = Some(open(&self.fs, &self.look, self.mode, self.seed ^ self.opens << 32).unwrap());
+        self.engine = Some(open(&self.fs, &self.look, self.mode, self.seed ^ (self.opens << 32)).unwrap());
     }
 
     fn close(&mut self) {
@@ -327,12 +333,15 @@ fn run(mode: AppendMode, every: u32, first: u64, cases: u64, steps: usize) {
         all.divergences += one.divergences;
         all.restarts += one.restarts;
         all.commits += one.commits;
+        all.fed += one.fed;
+        all.lost_feeds += one.lost_feeds;
         all.tables_max = all.tables_max.max(one.tables_max);
         all.held_max = all.held_max.max(one.held_max);
         all.memory_max = all.memory_max.max(one.memory_max);
     }
     println!("follower, {mode:?}: {cases} histories from seed {first}: {all:?}");
     assert!(all.divergences > 0 && all.kills > 0 && all.tables_max > 1, "nothing rare has happened: {all:?}");
+    assert!(all.fed > 0 && all.lost_feeds > 0, "feeds: {all:?}");
     assert!(all.memory_max < 4 << 20, "the memtables grow: {all:?}");
 }
 

@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod feeds;
 mod histories;
 mod moving_dir;
 mod processes;

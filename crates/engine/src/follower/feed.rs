@@ -1,0 +1,216 @@
+//! The change feed of a follower.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::feed::{FeedCommit, FeedLog, LogCursor, WatchedRange, next_commit};
+use crate::follower::WAIT_STEP;
+use crate::follower::pursuit::Pursuit;
+use crate::mutants::planted;
+
+/// The commits that change keys of a range, in order: each once, and as a whole. From
+/// [`Follower::watch`](crate::Follower::watch).
+///
+/// It has commits as soon as the writer has written them, also those that a power loss can still
+/// take back. When it has returned everything that the follower knows, it lets the follower catch
+/// up. A slow reader costs the writer nothing.
+///
+/// A follower keeps what its own feeds have not read, up to
+/// [`max_feed_lag_bytes`](crate::FollowerConfig::max_feed_lag_bytes). It cannot keep what compaction
+/// has removed before it looked: a writer that serves feeds in other processes keeps
+/// [history](crate::StoreConfig::history_bytes).
+///
+/// An error ends the feed. Remember [`seqno`](Self::seqno), and begin a new feed there. If that is
+/// [`Error::HistoryLost`] or [`Error::Diverged`], begin anew with a snapshot.
+///
+/// ```
+/// use hightower_engine::{Follower, SingleNodeEngine};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let engine = SingleNodeEngine::open(dir.path())?;
+/// // In another process:
+/// let follower = Follower::open(dir.path())?;
+/// let mut feed = follower.watch_prefix("jobs/", follower.latest_seq())?;
+/// engine.put("jobs/1", "queued")?;
+/// engine.put("users/1", "Ada")?;
+/// let commit = feed.try_next()?.unwrap();
+/// assert_eq!(commit.changes().next().unwrap().key(), b"jobs/1");
+/// assert!(feed.try_next()?.is_none());
+/// assert_eq!(feed.seqno(), engine.latest_seq());
+/// # Ok::<(), hightower_engine::Error>(())
+/// ```
+pub struct FollowerFeed {
+    pursuit: Arc<Pursuit>,
+    range: WatchedRange,
+    source: FeedSource,
+    /// `None` if the log has no segment behind the place of the feed yet.
+    cursor: Option<LogCursor>,
+    /// The follower knows the commits up to this one.
+    limit: u64,
+    place: Arc<FeedPlace>,
+    has_ended: bool,
+}
+
+/// The place of a feed, for the follower: it has read all commits up to this seqno.
+#[derive(Debug)]
+pub(super) struct FeedPlace(AtomicU64);
+
+/// The log of a follower's replica.
+#[derive(Clone, Debug)]
+pub(super) struct FeedSource {
+    pub(super) log: Arc<FeedLog>,
+    /// The identity of the store.
+    pub(super) store_id: [u8; 16],
+}
+
+impl FeedPlace {
+    pub(super) fn new(after: u64) -> Self {
+        Self(AtomicU64::new(after))
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self, seqno: u64) {
+        self.0.store(seqno, Ordering::Release);
+    }
+}
+
+impl FollowerFeed {
+    /// A feed after a seqno, in a log that is known up to `limit`.
+    pub(super) fn new(
+        pursuit: &Arc<Pursuit>,
+        range: WatchedRange,
+        place: Arc<FeedPlace>,
+        source: FeedSource,
+        limit: u64,
+    ) -> Result<Self> {
+        let mut feed =
+            Self { pursuit: Arc::clone(pursuit), range, source, cursor: None, limit, place, has_ended: false };
+        feed.find_place()?;
+        Ok(feed)
+    }
+
+    /// The place of the feed: it has returned every commit up to this seqno, if it has a change in
+    /// the range. A new feed that begins after it continues this one.
+    #[must_use]
+    pub fn seqno(&self) -> u64 {
+        self.place.get()
+    }
+
+    /// The next commit, if there is one already. It does not wait, but lets the follower catch up.
+    /// `None` also after an error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HistoryLost`] if compaction has removed what the feed had to read;
+    /// [`Error::Diverged`] if the store has lost what it has returned; as
+    /// [`Follower::catch_up`](crate::Follower::catch_up). An error ends the feed.
+    pub fn try_next(&mut self) -> Result<Option<FeedCommit>> {
+        let next = self.find_next();
+        self.has_ended |= next.is_err();
+        next
+    }
+
+    /// The next commit. Waits for it, but not longer than `timeout`: looks every millisecond.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use hightower_engine::{Follower, SingleNodeEngine};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = SingleNodeEngine::open(dir.path())?;
+    /// let follower = Follower::open(dir.path())?;
+    /// let mut feed = follower.watch(.., follower.latest_seq())?;
+    /// assert!(feed.next_timeout(Duration::from_millis(3))?.is_none());
+    /// # Ok::<(), hightower_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`try_next`](Self::try_next).
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<FeedCommit>> {
+        let deadline = self.pursuit.elapsed().saturating_add(timeout);
+        loop {
+            let next = self.try_next()?;
+            let left = deadline.saturating_sub(self.pursuit.elapsed());
+            if next.is_some() || self.has_ended || left.is_zero() {
+                return Ok(next);
+            }
+            self.pursuit.pause(left.min(WAIT_STEP));
+        }
+    }
+
+    fn find_next(&mut self) -> Result<Option<FeedCommit>> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        if let Some(commit) = self.read_next()? {
+            return Ok(Some(commit));
+        }
+        self.look()?;
+        self.read_next()
+    }
+
+    /// Lets the follower catch up. It may have started anew, with another log.
+    fn look(&mut self) -> Result<()> {
+        let (source, limit) = self.pursuit.feed_source()?;
+        self.limit = limit;
+        if !Arc::ptr_eq(&source.log, &self.source.log) {
+            if source.store_id != self.source.store_id && !planted("follower_feed_of_another_store") {
+                return Err(Error::Diverged { last_kept: 0 });
+            }
+            (self.source, self.cursor) = (source, None);
+        }
+        if self.cursor.is_none() { self.find_place() } else { Ok(()) }
+    }
+
+    fn find_place(&mut self) -> Result<()> {
+        let segment = self.source.log.segment_after(self.seqno(), self.limit)?;
+        self.cursor = segment.as_ref().map(LogCursor::at_start_of);
+        Ok(())
+    }
+
+    /// Reads the log up to the next commit with a change in the range, or to the limit.
+    fn read_next(&mut self) -> Result<Option<FeedCommit>> {
+        let Some(cursor) = &mut self.cursor else { return Ok(None) };
+        while let Some(commit) = next_commit(cursor, &self.source.log, self.limit, &self.range)? {
+            // The first segment may begin with commits that were returned.
+            if commit.seqno() <= self.place.get() && !planted("follower_feed_told_twice") {
+                continue;
+            }
+            self.place.set(commit.seqno());
+            if !commit.is_empty() {
+                return Ok(Some(commit));
+            }
+        }
+        self.place.set(self.limit.max(self.place.get()));
+        Ok(None)
+    }
+}
+
+/// Waits for each commit, and looks every millisecond. `None` after an error.
+impl Iterator for FollowerFeed {
+    type Item = Result<FeedCommit>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let next = self.try_next().transpose();
+            if next.is_some() || self.has_ended {
+                return next;
+            }
+            self.pursuit.pause(WAIT_STEP);
+        }
+    }
+}
+
+impl std::iter::FusedIterator for FollowerFeed {}
+
+impl fmt::Debug for FollowerFeed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("FollowerFeed").field("seqno", &self.seqno()).finish_non_exhaustive()
+    }
+}
