@@ -2,6 +2,7 @@
 
 mod config;
 mod feed;
+mod feed_source;
 mod pursuit;
 mod refresher;
 mod replica;
@@ -26,12 +27,9 @@ use crate::value::Value;
 
 pub use config::FollowerConfig;
 pub use feed::FollowerFeed;
-use pursuit::Pursuit;
+use pursuit::{Pursuit, WAIT_STEP};
 use refresher::Refresher;
 pub use stats::FollowerStats;
-
-/// The longest pause between two looks of [`Follower::wait_for`].
-const WAIT_STEP: Duration = Duration::from_millis(1);
 
 /// A reader of a store that another process may be writing.
 ///

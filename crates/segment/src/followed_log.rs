@@ -276,9 +276,9 @@ impl FollowedLog {
         Ok(taken)
     }
 
-    /// Opens the segments that are retained as history, the oldest first. Returns also the seq above
-    /// which every commit is in them and in the live ones. The history begins behind a segment that
-    /// is missing or damaged: the writer may have given it up meanwhile.
+    /// Opens the segments that are retained as history, the oldest first. Returns also the seq
+    /// above which every commit is in them and in the live ones. The history begins behind a
+    /// segment that is missing or damaged: the writer may have given it up meanwhile.
     ///
     /// # Errors
     ///

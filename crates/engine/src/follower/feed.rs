@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::feed::{FeedCommit, FeedLog, LogCursor, WatchedRange, next_commit};
-use crate::follower::WAIT_STEP;
-use crate::follower::pursuit::Pursuit;
+use crate::feed::{FeedCommit, LogCursor, WatchedRange, next_commit};
+use crate::follower::feed_source::{FeedPlace, FeedSource};
+use crate::follower::pursuit::{Pursuit, WAIT_STEP};
 use crate::mutants::planted;
 
 /// The commits that change keys of a range, in order: each once, and as a whole. From
@@ -52,32 +51,6 @@ pub struct FollowerFeed {
     limit: u64,
     place: Arc<FeedPlace>,
     has_ended: bool,
-}
-
-/// The place of a feed, for the follower: it has read all commits up to this seqno.
-#[derive(Debug)]
-pub(super) struct FeedPlace(AtomicU64);
-
-/// The log of a follower's replica.
-#[derive(Clone, Debug)]
-pub(super) struct FeedSource {
-    pub(super) log: Arc<FeedLog>,
-    /// The identity of the store.
-    pub(super) store_id: [u8; 16],
-}
-
-impl FeedPlace {
-    pub(super) fn new(after: u64) -> Self {
-        Self(AtomicU64::new(after))
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn set(&self, seqno: u64) {
-        self.0.store(seqno, Ordering::Release);
-    }
 }
 
 impl FollowerFeed {

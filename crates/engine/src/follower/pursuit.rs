@@ -13,12 +13,15 @@ use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::follower::config::FollowerConfig;
-use crate::follower::feed::{FeedPlace, FeedSource};
+use crate::follower::feed_source::{FeedPlace, FeedSource};
 use crate::follower::replica::{Replica, StartFailure};
 use crate::follower::stats::FollowerStats;
 use crate::mutants::planted;
 use crate::read_path::ReadPath;
 use crate::sync::Mutex;
+
+/// The longest pause between two looks of a caller that waits.
+pub(super) const WAIT_STEP: Duration = Duration::from_millis(1);
 
 /// The number of attempts while the writer changes the manifest again and again.
 const ATTEMPTS: usize = 100;

@@ -17,7 +17,7 @@ use hightower_state::{Change, CommandKind, FrozenMemtable, LeveledKvState, Older
 use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::feed::FeedLog;
-use crate::follower::feed::FeedSource;
+use crate::follower::feed_source::FeedSource;
 use crate::load::Fold;
 use crate::mutants::planted;
 use crate::open_index::OpenIndex;

@@ -117,7 +117,7 @@ fn open(fs: &SimFs, look: &Arc<Look>, mode: AppendMode, seed: u64) -> Result<Sin
         .with_background(Background::Caller);
     // A seed of a history decides it for all its writers, so that a feed can rely on it.
     let history_bytes =
-        if seed % 4 == 0 { 1 << 30 } else { HISTORY_BYTES[(seed >> 33) as usize % HISTORY_BYTES.len()] };
+        if seed.is_multiple_of(4) { 1 << 30 } else { HISTORY_BYTES[(seed >> 33) as usize % HISTORY_BYTES.len()] };
     let config = StoreConfig::at("/store")
         .with_max_segment_size(4096)
         .with_index_memory_bytes(INDEX_MEMORY_BYTES[(seed >> 32) as usize % INDEX_MEMORY_BYTES.len()])
@@ -141,7 +141,7 @@ impl History {
         let engine = Some(open(&fs, &look, mode, seed).unwrap());
         let past = Past { states: vec![Default::default()], returned: 1 };
         let (moving, past) = (MovingFs::new(fs.clone()), Arc::new(Mutex::new(past)));
-        let witness = Arc::new(Witness::new(&moving, &past, seed % 4 == 0));
+        let witness = Arc::new(Witness::new(&moving, &past, seed.is_multiple_of(4)));
         look.witness.set(Arc::clone(&witness)).unwrap();
         look.every.store(every, Ordering::Relaxed);
         let happened = Happened::default();
