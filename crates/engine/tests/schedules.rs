@@ -46,8 +46,8 @@ use checker::is_linearizable;
 use client::{Client, LISTS};
 use common::{config, open_with, setting};
 use hightower_engine::{
-    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, FeedCommit, KeyspaceId, KeyspaceOptions,
-    Result, SingleNodeEngine, SnapshotEngine,
+    AppendMode, Background, Batch, BatchOutcome, ChangeFeed, Durability, Error, FeedCommit, KeyspaceId,
+    KeyspaceOptions, Result, SingleNodeEngine, SnapshotEngine,
 };
 use hightower_segment::sim::{Choice, CrashPoint, SimFs};
 use history::first_out_of_order;
