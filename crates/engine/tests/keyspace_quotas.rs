@@ -330,3 +330,35 @@ fn of_racing_writers_none_exceeds_a_quota() {
         assert_eq!(numbers(a.usage().unwrap()), scanned(&a), "round {round}");
     }
 }
+
+#[test]
+fn a_damaged_value_under_a_quota_can_be_deleted() {
+    for seed in 0..2 {
+        let fs = SimFs::new();
+        let engine = open(&fs, seed);
+        let options = KeyspaceOptions::default().with_max_keys(3);
+        let keyspace = engine.create_keyspace("a", options).unwrap();
+        keyspace.put("damaged", "a value of some length").unwrap();
+        keyspace.put("sound", "1").unwrap();
+        engine.checkpoint().unwrap();
+        engine.close().unwrap();
+        let dir = std::path::Path::new("/store");
+        for name in fs.names_in(dir).unwrap().into_iter().filter(|name| name.ends_with(".seg")) {
+            let mut bytes = fs.read_file(&dir.join(&name)).unwrap();
+            if let Some(at) = bytes.windows(7).position(|part| part == b"a value") {
+                bytes[at] ^= 1;
+                fs.plant(&dir.join(&name), &bytes);
+            }
+        }
+        let engine = open(&fs, seed);
+        let keyspace = engine.keyspace("a").unwrap();
+        assert!(matches!(keyspace.get("damaged"), Err(Error::Corrupt { .. })));
+        // What the keyspace holds cannot be counted.
+        assert!(matches!(keyspace.put("other", "1"), Err(Error::Corrupt { .. })));
+        keyspace.delete("damaged").unwrap();
+        keyspace.put("other", "1").unwrap();
+        keyspace.put("third", "1").unwrap();
+        assert!(is_full(keyspace.put("fourth", "1")));
+        assert_eq!(numbers(keyspace.usage().unwrap()), scanned(&keyspace));
+    }
+}

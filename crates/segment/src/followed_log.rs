@@ -282,7 +282,7 @@ impl FollowedLog {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::Io`] if memory or descriptors are short.
+    /// [`SegmentError::Io`].
     pub fn open_history(dir: &dyn Dir, manifest: &Manifest) -> Result<(Vec<Arc<Segment>>, u64), SegmentError> {
         let (mut retained, mut complete_after) = (Vec::new(), manifest.history.complete_after);
         for entry in &manifest.retained {
@@ -291,7 +291,7 @@ impl FollowedLog {
                     mark_sealed(&found.segment, entry);
                     retained.push(Arc::new(found.segment));
                 }
-                Err(error) if error.is_shortage() => return Err(error),
+                Err(error @ SegmentError::Io { .. }) => return Err(error),
                 Err(_) => {
                     retained.clear();
                     complete_after = complete_after.max(entry.last_seq().unwrap_or(0));

@@ -32,6 +32,11 @@ pub(super) const OF_FOLLOWERS: &[Mutant] = &[
         "a follower keeps what its feeds have not read",
         &[feeds("keeps_what_its_feeds")],
     ),
+    caught(
+        "follower_feed_leaves_its_log_early",
+        "a new start of a follower loses nothing that it has kept for a feed",
+        &[feeds("a_new_start")],
+    ),
     caught("follower_feed_told_twice", "a follower's feed returns each commit once", &[AFTER_STEPS]),
     caught(
         "follower_feed_of_another_store",

@@ -91,6 +91,11 @@ pub(super) const OF_KEYSPACES: &[Mutant] = &[
         "the commits after the snapshot that a count scans are counted",
         &[schedule("counts_of_keyspaces_against_writers")],
     ),
+    caught(
+        "quota_keeps_damaged_values",
+        "a delete under a quota needs no look-up",
+        &[quota("a_damaged_value_under_a_quota")],
+    ),
     caught("quota_of_the_first_key_only", "each key of a batch counts", &[quota("quotas_hold_as_in_plain_maps")]),
     caught(
         "quota_refuses_what_shrinks",

@@ -27,7 +27,7 @@ Examples:
 
 Records are sorted by the bytes of their keys and form one snapshot. A file is written under a temporary name and \
 renamed when complete, so an incomplete file never appears. `import` restores all records byte for byte. Users, sessions, \
-API keys and roles are excluded; with --with-auth they are included, and the file is readable by its owner only.";
+API keys and roles are excluded; --auth-records exports only them, to a file that is readable by its owner only.";
 
 /// Write all records as lines, sorted by key
 #[derive(Debug, clap::Args)]

@@ -20,7 +20,8 @@ pub(crate) struct LimitedChanges {
 pub(super) struct LimitedKey {
     /// The index of its record.
     pub(super) at: usize,
-    pub(super) below: LookedBelow,
+    /// `None` if what it had is unknown.
+    pub(super) below: Option<LookedBelow>,
     pub(super) held: HeldValue,
 }
 
@@ -36,6 +37,13 @@ pub(super) enum HeldValue {
 }
 
 impl HeldValue {
+    pub(super) fn version(self) -> Option<u64> {
+        match self {
+            Self::Present { version, .. } => Some(version),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+
     pub(super) fn len(self) -> Option<usize> {
         match self {
             Self::Present { len, .. } => Some(len),

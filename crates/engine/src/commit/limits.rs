@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use hightower_index::{Guard, pin};
-use hightower_state::{CommandKind, LeveledKvState, LeveledWriter};
+use hightower_state::{CommandKind, LeveledKvState, LeveledWriter, LookedBelow};
 
 use super::WritePath;
 use super::limited::{HeldValue, LimitedChanges, LimitedKey};
@@ -106,18 +106,25 @@ impl WritePath {
             if !is_delete && self.quotas.needs_count(keyspace) {
                 self.count(keyspace)?;
             }
-            let below = self.below(record.key, state, guard)?;
-            let find = |guard| state.get(record.key, guard);
-            let found = self.read.read(record.key, &pin(), find, |value, version| (value.len(), version));
-            let held = match found {
-                Ok(None) => HeldValue::Absent,
-                Ok(Some((len, version))) => HeldValue::Present { version, len },
-                Err(Error::Corrupt { .. }) if is_delete => HeldValue::Unknown,
+            let (below, held) = match self.held(record.key, state, guard) {
+                Ok((below, held)) => (Some(below), held),
+                // A delete needs no look-up, so it works on what is damaged.
+                Err(Error::Corrupt { .. }) if is_delete && !planted("quota_keeps_damaged_values") => {
+                    (None, HeldValue::Unknown)
+                }
                 Err(failure) => return Err(failure),
             };
             limited.keys.push(LimitedKey { at, below, held });
         }
         Ok(())
+    }
+
+    /// What the levels have of a key.
+    fn held(&self, key: &[u8], state: &LeveledKvState<Place>, guard: &Guard) -> Result<(LookedBelow, HeldValue)> {
+        let below = self.below(key, state, guard)?;
+        let find = |guard| state.get(key, guard);
+        let found = self.read.read(key, &pin(), find, |value, version| (value.len(), version))?;
+        Ok((below, found.map_or(HeldValue::Absent, |(len, version)| HeldValue::Present { version, len })))
     }
 
     /// Checks the quotas of an evaluated commit, under the commit lock; returns whether what was
@@ -144,12 +151,12 @@ impl WritePath {
             let Some(LimitedKey { below, held, .. }) = known.filter(|_| is_delete || counted.known().is_some()) else {
                 return Ok(false);
             };
-            let Ok(newest) = state.newest_of(record.key, Some(below)) else { return Ok(false) };
-            let newest = newest.and_then(|newest| newest.version_of_value());
             let is_same = match held {
-                HeldValue::Absent => newest.is_none(),
-                HeldValue::Present { version, .. } => newest == Some(*version),
                 HeldValue::Unknown => true,
+                HeldValue::Absent | HeldValue::Present { .. } => {
+                    let Ok(newest) = state.newest_of(record.key, below.as_ref()) else { return Ok(false) };
+                    newest.and_then(|newest| newest.version_of_value()) == held.version()
+                }
             };
             if !is_same && !planted("quota_trusts_the_first_look") {
                 return Ok(false);

@@ -87,8 +87,9 @@ impl SingleNodeEngine {
         self.feed(watched(&bounds), after_seqno, FeedReach::Durable)
     }
 
-    /// As [`watch`](Self::watch), for the keys of all keyspaces, those of the store itself included.
-    /// [`FeedChange::keyspace`](crate::FeedChange::keyspace) distinguishes them.
+    /// As [`watch`](Self::watch), for the keys of all keyspaces, those of the store itself included,
+    /// and [reserved ones](crate::ReservedKeyspace), such as the records of an authentication
+    /// service. [`FeedChange::keyspace`](crate::FeedChange::keyspace) distinguishes them.
     ///
     /// ```
     /// # use hightower_engine::{KeyspaceId, KeyspaceOptions, SingleNodeEngine};

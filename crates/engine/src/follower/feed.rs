@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::feed::{FeedCommit, LogCursor, WatchedRange, next_commit};
-use crate::follower::feed_source::{FeedPlace, FeedSource};
+use crate::follower::feed_source::{FeedPlace, FeedSource, NewFeed};
 use crate::follower::pursuit::{Pursuit, WAIT_STEP};
 use crate::mutants::planted;
 
@@ -17,8 +17,8 @@ use crate::mutants::planted;
 /// take back. When it has returned everything that the follower knows, it lets the follower catch
 /// up. A slow reader costs the writer nothing.
 ///
-/// A follower keeps what its own feeds have not read, up to
-/// [`max_feed_lag_bytes`](crate::FollowerConfig::max_feed_lag_bytes). It cannot keep what compaction
+/// A follower keeps what its own feeds have not read, unless a feed lags more than
+/// [`max_feed_lag_bytes`](crate::FollowerConfig::max_feed_lag_bytes) behind. It cannot keep what compaction
 /// has removed before it looked: a writer that serves feeds in other processes keeps
 /// [history](crate::StoreConfig::history_bytes).
 ///
@@ -49,22 +49,18 @@ pub struct FollowerFeed {
     cursor: Option<LogCursor>,
     /// The follower knows the commits up to this one.
     limit: u64,
+    /// Every commit up to this seqno was returned, if it has a change in the range.
+    seqno: u64,
     place: Arc<FeedPlace>,
     has_ended: bool,
 }
 
 impl FollowerFeed {
-    /// A feed after a seqno, in a log that is known up to `limit`.
-    pub(super) fn new(
-        pursuit: &Arc<Pursuit>,
-        range: WatchedRange,
-        place: Arc<FeedPlace>,
-        source: FeedSource,
-        limit: u64,
-    ) -> Result<Self> {
-        let mut feed =
-            Self { pursuit: Arc::clone(pursuit), range, source, cursor: None, limit, place, has_ended: false };
-        feed.find_place()?;
+    pub(super) fn new(pursuit: &Arc<Pursuit>, range: WatchedRange, feed: NewFeed) -> Result<Self> {
+        let NewFeed { place, source, last_seq: limit, latest_seq } = feed;
+        let (pursuit, seqno) = (Arc::clone(pursuit), place.get());
+        let mut feed = Self { pursuit, range, source, cursor: None, limit, seqno, place, has_ended: false };
+        feed.find_place(latest_seq)?;
         Ok(feed)
     }
 
@@ -72,20 +68,23 @@ impl FollowerFeed {
     /// the range. A new feed that begins after it continues this one.
     #[must_use]
     pub fn seqno(&self) -> u64 {
-        self.place.get()
+        self.seqno
     }
 
-    /// The next commit, if there is one already. It does not wait, but lets the follower catch up.
+    /// The next commit, if there is one already. It waits for none, but lets the follower catch up.
     /// `None` also after an error.
     ///
     /// # Errors
     ///
     /// [`Error::HistoryLost`] if compaction has removed what the feed had to read;
-    /// [`Error::Diverged`] if the store has lost what it has returned; as
-    /// [`Follower::catch_up`](crate::Follower::catch_up). An error ends the feed.
+    /// [`Error::Diverged`] if the store has lost what it has returned, unless compaction has
+    /// removed that place, too; as [`Follower::catch_up`](crate::Follower::catch_up). An error ends the feed.
     pub fn try_next(&mut self) -> Result<Option<FeedCommit>> {
         let next = self.find_next();
-        self.has_ended |= next.is_err();
+        if next.is_err() {
+            self.has_ended = true;
+            self.place.end();
+        }
         next
     }
 
@@ -121,6 +120,7 @@ impl FollowerFeed {
         if self.has_ended {
             return Ok(None);
         }
+        self.pursuit.check_not_forked()?;
         if let Some(commit) = self.read_next()? {
             return Ok(Some(commit));
         }
@@ -130,19 +130,26 @@ impl FollowerFeed {
 
     /// Lets the follower catch up. It may have started anew, with another log.
     fn look(&mut self) -> Result<()> {
-        let (source, limit) = self.pursuit.feed_source()?;
-        self.limit = limit;
+        let (source, last_seq, latest_seq) = self.pursuit.feed_source()?;
         if !Arc::ptr_eq(&source.log, &self.source.log) {
+            // First, what the follower has seen of the log that the feed reads.
+            let end = self.source.end.get();
+            if end > self.limit && !planted("follower_feed_leaves_its_log_early") {
+                self.limit = end;
+                return if self.cursor.is_none() { self.find_place(end) } else { Ok(()) };
+            }
             if source.store_id != self.source.store_id && !planted("follower_feed_of_another_store") {
                 return Err(Error::Diverged { last_kept: 0 });
             }
             (self.source, self.cursor) = (source, None);
         }
-        if self.cursor.is_none() { self.find_place() } else { Ok(()) }
+        self.limit = last_seq;
+        if self.cursor.is_none() { self.find_place(latest_seq) } else { Ok(()) }
     }
 
-    fn find_place(&mut self) -> Result<()> {
-        let segment = self.source.log.segment_after(self.seqno(), self.limit)?;
+    /// Finds the place of the feed in a log whose next commit has a seq above `latest_seq`.
+    fn find_place(&mut self, latest_seq: u64) -> Result<()> {
+        let segment = self.source.log.segment_after(self.seqno, latest_seq)?;
         self.cursor = segment.as_ref().map(LogCursor::at_start_of);
         Ok(())
     }
@@ -152,15 +159,17 @@ impl FollowerFeed {
         let Some(cursor) = &mut self.cursor else { return Ok(None) };
         while let Some(commit) = next_commit(cursor, &self.source.log, self.limit, &self.range)? {
             // The first segment may begin with commits that were returned.
-            if commit.seqno() <= self.place.get() && !planted("follower_feed_told_twice") {
+            if commit.seqno() <= self.seqno && !planted("follower_feed_told_twice") {
                 continue;
             }
-            self.place.set(commit.seqno());
+            self.seqno = commit.seqno();
+            self.place.set(self.seqno);
             if !commit.is_empty() {
                 return Ok(Some(commit));
             }
         }
-        self.place.set(self.limit.max(self.place.get()));
+        self.seqno = self.seqno.max(self.limit);
+        self.place.set(self.seqno);
         Ok(None)
     }
 }

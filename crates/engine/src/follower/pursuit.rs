@@ -13,7 +13,7 @@ use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::follower::config::FollowerConfig;
-use crate::follower::feed_source::{FeedPlace, FeedSource};
+use crate::follower::feed_source::{FeedPlace, FeedSource, NewFeed};
 use crate::follower::replica::{Replica, StartFailure};
 use crate::follower::stats::FollowerStats;
 use crate::mutants::planted;
@@ -122,11 +122,12 @@ impl Pursuit {
         }
     }
 
-    /// Catches up for a feed. Returns the log, and the seqno of the last commit in it.
+    /// Catches up for a feed. Returns the log, the seq of its last commit, and the one before its
+    /// next commit.
     ///
     /// A divergence is also another caller's: the feed sees by itself whether it has returned what
     /// was lost.
-    pub(super) fn feed_source(&self) -> Result<(FeedSource, u64)> {
+    pub(super) fn feed_source(&self) -> Result<(FeedSource, u64, u64)> {
         self.check_not_forked()?;
         let _held = lock_order::take(Rank::Pursuit);
         let mut progress = self.progress.lock();
@@ -134,27 +135,28 @@ impl Pursuit {
     }
 
     /// The same for a new feed after this seqno. What the feed has not read is kept from now on.
-    pub(super) fn add_feed(&self, after: u64) -> Result<(Arc<FeedPlace>, FeedSource, u64)> {
+    pub(super) fn add_feed(&self, after: u64) -> Result<NewFeed> {
         self.check_not_forked()?;
         let _held = lock_order::take(Rank::Pursuit);
         let mut progress = self.progress.lock();
         let place = Arc::new(FeedPlace::new(after));
         progress.feeds.retain(|feed| feed.strong_count() > 0);
         progress.feeds.push(Arc::downgrade(&place));
-        let (source, last_seq) = self.source_for_feed(&mut progress)?;
-        Ok((place, source, last_seq))
+        let (source, last_seq, latest_seq) = self.source_for_feed(&mut progress)?;
+        Ok(NewFeed { place, source, last_seq, latest_seq })
     }
 
-    fn source_for_feed(&self, progress: &mut Progress) -> Result<(FeedSource, u64)> {
+    fn source_for_feed(&self, progress: &mut Progress) -> Result<(FeedSource, u64, u64)> {
         match self.go_on(progress) {
             Err(diverged @ Error::Diverged { .. }) => _ = progress.untold.get_or_insert(diverged),
             went_on => _ = went_on?,
         }
         let Progress { replica, manifest, dir, .. } = progress;
-        Ok((replica.feed_source(dir.dir().as_ref(), manifest)?, replica.last_seq()))
+        let source = replica.feed_source(dir.dir().as_ref(), manifest)?;
+        Ok((source, replica.last_seq(), replica.latest_seq()))
     }
 
-    fn check_not_forked(&self) -> Result<()> {
+    pub(super) fn check_not_forked(&self) -> Result<()> {
         if self.fork_guard.is_forked() { Err(Error::Forked) } else { Ok(()) }
     }
 

@@ -17,7 +17,7 @@ use hightower_state::{Change, CommandKind, FrozenMemtable, LeveledKvState, Older
 use crate::components::Components;
 use crate::error::{Error, Result};
 use crate::feed::FeedLog;
-use crate::follower::feed_source::FeedSource;
+use crate::follower::feed_source::{FeedSource, SeenEnd};
 use crate::load::Fold;
 use crate::mutants::planted;
 use crate::open_index::OpenIndex;
@@ -51,6 +51,7 @@ pub(super) struct Replica {
     is_view_old: bool,
     /// The log for feeds, once there is one.
     feed_log: Option<Arc<FeedLog>>,
+    log_end: Arc<SeenEnd>,
 }
 
 /// Why a replica could not be made of a manifest.
@@ -124,12 +125,19 @@ impl Replica {
             unnamed: Vec::new(),
             is_view_old: false,
             feed_log: None,
+            log_end: Arc::default(),
         })
     }
 
     /// The seq of the last commit.
     pub(super) fn last_seq(&self) -> u64 {
         self.position.last_seq
+    }
+
+    /// The seq before that of the next commit. It may be above that of the last one, because seqs
+    /// jump at an open.
+    pub(super) fn latest_seq(&self) -> u64 {
+        self.position.last_seq.max(self.position.next_seq.saturating_sub(1))
     }
 
     pub(super) fn table_stats(&self) -> Vec<TableStats> {
@@ -154,11 +162,12 @@ impl Replica {
                 log
             }
         };
-        Ok(FeedSource { log, store_id: self.store_id })
+        let end = Arc::clone(&self.log_end);
+        Ok(FeedSource { log, end, store_id: self.store_id })
     }
 
-    /// Gives up what the writer has removed, and neither its history nor feeds need, which have
-    /// read everything up to `read_up_to`.
+    /// Gives up removed segments that neither the writer's history nor a feed needs. `read_up_to`
+    /// has the places of the feeds.
     pub(super) fn give_up_removed(
         &self,
         manifest: &Manifest,
@@ -217,6 +226,12 @@ impl Replica {
 
     /// Replays what was appended to the log, commit by commit.
     pub(super) fn read_on(&mut self, dir: &dyn Dir) -> Result<()> {
+        let read_on = self.read_to_end(dir);
+        self.log_end.set(self.position.last_seq);
+        read_on
+    }
+
+    fn read_to_end(&mut self, dir: &dyn Dir) -> Result<()> {
         loop {
             let id = self.position.segment;
             if let Some(segment) = self.log.read_on(dir, id)?.cloned() {

@@ -3,6 +3,7 @@
 use crate::bounds::KeyBounds;
 use crate::error::Result;
 use crate::feed::WatchedRange;
+use crate::follower::feed_source::NewFeed;
 use crate::follower::{Follower, FollowerFeed};
 use crate::keyspace::{CatalogueRecord, KeyspaceId, StoredBounds};
 
@@ -23,8 +24,8 @@ impl Follower {
     /// # Errors
     ///
     /// [`Error::HistoryLost`](crate::Error::HistoryLost) if the log no longer has all commits after
-    /// `after_seqno`; [`Error::Diverged`](crate::Error::Diverged) if the store has never had such a
-    /// commit, or a crash has taken it; as [`catch_up`](Self::catch_up).
+    /// `after_seqno`; [`Error::Diverged`](crate::Error::Diverged) if `after_seqno` lies behind the end
+    /// of the log, or a crash has taken that commit; as [`catch_up`](Self::catch_up).
     pub fn watch(&self, bounds: impl KeyBounds, after_seqno: u64) -> Result<FollowerFeed> {
         let (from, to) = bounds.key_bounds();
         self.feed(&KeyspaceId::DEFAULT.stored_bounds(from, to), after_seqno)
@@ -61,13 +62,17 @@ impl Follower {
     ///
     /// [`Error::KeyspaceNotFound`](crate::Error::KeyspaceNotFound), and as [`watch`](Self::watch).
     pub fn watch_keyspace(&self, name: &str, bounds: impl KeyBounds, after_seqno: u64) -> Result<FollowerFeed> {
+        let feed = self.pursuit.add_feed(after_seqno)?;
+        // The follower has caught up.
         let system = self.snapshot()?.of(KeyspaceId::SYSTEM);
         let keyspace = CatalogueRecord::find(name, |key| system.get(key))?.id;
         let (from, to) = bounds.key_bounds();
-        self.feed(&keyspace.stored_bounds(from, to), after_seqno)
+        self.feed_of(feed, &keyspace.stored_bounds(from, to))
     }
 
-    /// As [`watch`](Self::watch), for the keys of all keyspaces, those of the store itself included.
+    /// As [`watch`](Self::watch), for the keys of all keyspaces, those of the store itself included,
+    /// and [reserved ones](crate::ReservedKeyspace), such as the records of an authentication
+    /// service.
     ///
     /// # Errors
     ///
@@ -77,7 +82,10 @@ impl Follower {
     }
 
     fn feed(&self, bounds: &StoredBounds<'_>, after_seqno: u64) -> Result<FollowerFeed> {
-        let (place, source, last_seq) = self.pursuit.add_feed(after_seqno)?;
-        FollowerFeed::new(&self.pursuit, WatchedRange::of(bounds), place, source, last_seq)
+        self.feed_of(self.pursuit.add_feed(after_seqno)?, bounds)
+    }
+
+    fn feed_of(&self, feed: NewFeed, bounds: &StoredBounds<'_>) -> Result<FollowerFeed> {
+        FollowerFeed::new(&self.pursuit, WatchedRange::of(bounds), feed)
     }
 }

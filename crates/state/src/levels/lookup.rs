@@ -122,6 +122,7 @@ impl<'a> TableSearch<'a> {
     /// # Errors
     ///
     /// Errors of `read`, and the error of a damaged table.
+    #[inline]
     pub fn find<L: Location, R, E: From<TableError>>(
         &self,
         mut read: impl FnMut(L) -> Result<Option<R>, E>,
