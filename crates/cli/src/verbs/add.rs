@@ -15,8 +15,8 @@ Examples:
   htkvctl add stock/apples -3
   htkvctl add visits 0                              shows the counter; a new one is 0
 
-A counter is a decimal number as text, of 64 bits, so `get` shows and `put` sets it. No addition is
-lost, whoever else adds. A value that is no counter, and a sum that does not fit, are errors that
+A counter is a decimal number as text, of 64 bits, so `get` shows and `put` sets it. No addition is \
+lost, whoever else adds. A value that is no counter, and a sum that does not fit, are errors that \
 change nothing.";
 
 /// Add a number to a counter
