@@ -8,8 +8,10 @@ use hightower_segment::Appender;
 
 use crate::error::{Error, Result};
 use crate::feed::FeedHub;
+use crate::merger::is_merging;
 use crate::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::table::{Segments, Tracked};
+use crate::turn::called_from_within;
 
 /// The data of the holder of the commit lock.
 #[derive(Debug)]
@@ -59,9 +61,13 @@ impl CommitLock {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Closed`].
+    /// [`Error::ReadOnly`], [`Error::Closed`]; [`Error::Validation`] in a merge operator, which may
+    /// hold the lock.
     #[inline]
     pub(crate) fn lock(&self) -> Result<CommitGuard<'_>> {
+        if is_merging() {
+            return Err(called_from_within());
+        }
         let held = lock_order::take(Rank::Commit);
         let log = MutexGuard::try_map(self.log.lock(), Option::as_mut)
             .map_err(|_| if self.is_read_only { Error::ReadOnly } else { Error::Closed })?;

@@ -20,9 +20,9 @@ const ADD: &str = "add";
 /// It must depend on its arguments only: it may be called several times for one merge, and only the
 /// result of the last call is committed. It is first called without a lock. If other writers have
 /// changed the key meanwhile, it is called again, the fourth time under the commit lock, where all
-/// other writers wait. So it should be fast, and it must not call the store. A panic fails the
-/// merge with [`Error::Panicked`], and [`Stats::caught_panics`](crate::Stats::caught_panics) counts
-/// it.
+/// other writers wait. So it should be fast. It must not close the store; writes that it makes are
+/// refused with [`Error::Validation`]. A panic fails the merge with [`Error::Panicked`], and
+/// [`Stats::caught_panics`](crate::Stats::caught_panics) counts it.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Calls of merge operators.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,6 +9,17 @@ use crate::error::{Error, Result};
 use crate::guarded::Panics;
 use crate::merge::{MergeOperator, MergeOutcome, Operator, counter};
 use crate::mutants::planted;
+
+thread_local! {
+    /// Whether an operator runs on this thread.
+    static IS_MERGING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether an operator runs on this thread. It may hold the commit lock.
+#[inline]
+pub(crate) fn is_merging() -> bool {
+    IS_MERGING.get()
+}
 
 /// Calls operators.
 #[derive(Debug)]
@@ -39,8 +51,10 @@ impl Merger {
             ));
         };
         let what = "a merge operator";
-        self.panics
-            .catch(what, || operator.merge(key, existing, operand))
+        let was_merging = IS_MERGING.replace(!planted("operators_write"));
+        let merged = self.panics.catch(what, || operator.merge(key, existing, operand));
+        IS_MERGING.set(was_merging);
+        merged
             .map_err(|message| Error::Panicked { what, message })?
             .map_err(|reason| Error::MergeRefused { operator: name.to_owned(), reason })
     }

@@ -303,6 +303,30 @@ fn an_operator_that_is_always_overtaken_runs_under_the_lock_at_last() {
     }
 }
 
+/// Writes to its store.
+#[derive(Debug, Default)]
+struct Writing(OnceLock<Weak<SingleNodeEngine>>);
+
+impl MergeOperator for Writing {
+    fn merge(&self, _: &[u8], _: Option<&[u8]>, _: &[u8]) -> Result<MergeOutcome, String> {
+        let engine = self.0.get().unwrap().upgrade().unwrap();
+        engine.put("other", "").map(|_| MergeOutcome::Keep).map_err(|refused| refused.code().to_owned())
+    }
+}
+
+#[test]
+fn an_operator_does_not_write() {
+    let dir = TempDir::new().unwrap();
+    let operator = Arc::new(Writing::default());
+    let components =
+        Components::default().with_merge_operator("writing", Arc::clone(&operator) as Arc<dyn MergeOperator>);
+    let engine = Arc::new(builder(&dir).components(components).open().unwrap());
+    operator.0.set(Arc::downgrade(&engine)).unwrap();
+    let Err(Error::MergeRefused { reason, .. }) = engine.merge("k", "writing", "") else { panic!("it has written") };
+    assert_eq!((&*reason, engine.get("other").unwrap()), ("validation", None));
+    engine.put("k", "v").unwrap();
+}
+
 #[test]
 fn a_merge_is_logged_as_a_set_or_a_delete() {
     let dir = TempDir::new().unwrap();

@@ -37,6 +37,11 @@ pub(super) const OF_FOLLOWERS: &[Mutant] = &[
         "a new start of a follower loses nothing that it has kept for a feed",
         &[feeds("a_new_start")],
     ),
+    caught(
+        "follower_keeps_replaced_logs",
+        "what feeds keep is bounded, also in the log of before a new start",
+        &[feeds("a_new_start")],
+    ),
     caught("follower_feed_told_twice", "a follower's feed returns each commit once", &[AFTER_STEPS]),
     caught(
         "follower_feed_of_another_store",

@@ -22,6 +22,11 @@ pub(super) const OF_MERGES: &[Mutant] = &[
         "a merge sees what its batch has done to the key before",
         &[rule("merges_of_a_batch"), plain("hightower-engine", "replay", "replay_equals_state")],
     ),
+    caught(
+        "operators_write",
+        "an operator cannot wait for the lock that its merge may hold",
+        &[rule("an_operator_does_not")],
+    ),
     caught("counters_wrap", "a sum that does not fit is an error", &[rule("counters_count")]),
     caught("kept_values_written", "a merge that keeps its value writes nothing", &[rule("a_merge_is_logged")]),
     caught(

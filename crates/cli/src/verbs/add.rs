@@ -15,9 +15,8 @@ Examples:
   htkvctl add stock/apples -3
   htkvctl add visits 0                              shows the counter; a new one is 0
 
-A counter is a decimal number as text, of 64 bits, so `get` shows and `put` sets it. No addition is \
-lost, whoever else adds. A value that is no counter, and a sum that does not fit, are errors that \
-change nothing.";
+A counter is a decimal number of 64 bits, as text: `get` shows it and `put` sets it. Additions by others at the same time \
+are not lost. It is an error, and changes nothing, if the value is no counter or if the sum does not fit.";
 
 /// Add a number to a counter
 #[derive(Debug, clap::Args)]

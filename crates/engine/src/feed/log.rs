@@ -124,6 +124,13 @@ impl FeedLog {
         }
     }
 
+    /// Notes as removed each segment that does not exist any more.
+    pub(crate) fn note_existing(&self, exists: impl Fn(u32) -> bool) {
+        for found in self.state.lock().segments.values_mut().filter(|found| !exists(found.segment.id())) {
+            found.standing = Standing::Removed;
+        }
+    }
+
     /// Notes the commits that crashes have taken, of a later manifest.
     pub(crate) fn note_lost(&self, lost: &[LostCommits]) {
         lost.clone_into(&mut self.state.lock().history.lost);

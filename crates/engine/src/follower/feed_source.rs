@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::feed::FeedLog;
+use crate::mutants::planted;
 
 /// The place of a feed, for the follower: the feed has read all commits up to this seqno.
 #[derive(Debug)]
@@ -61,4 +62,26 @@ pub(super) struct NewFeed {
     pub(super) last_seq: u64,
     /// The seq before that of the next commit, which may be higher: seqs jump at an open.
     pub(super) latest_seq: u64,
+}
+
+/// The needs of the feeds of a follower.
+#[derive(Debug)]
+pub(super) struct FeedNeeds {
+    /// They have read all commits up to these seqs.
+    pub(super) read_up_to: Vec<u64>,
+    pub(super) max_lag_bytes: u64,
+}
+
+impl FeedNeeds {
+    /// Gives up the removed segments of a log that neither a feed nor the history needs, which is
+    /// above this seq.
+    pub(super) fn give_up_removed(&self, log: &FeedLog, history_after: u64) {
+        let near = log.within(self.max_lag_bytes);
+        let by_feeds = self.read_up_to.iter().copied().filter(|after| *after >= near).min().unwrap_or(u64::MAX);
+        let needed_after =
+            if planted("follower_keeps_nothing_for_feeds") { u64::MAX } else { by_feeds.min(history_after) };
+        log.give_up_to(needed_after);
+        // Their files are the writer's.
+        drop(log.take_given_up());
+    }
 }

@@ -11,9 +11,10 @@ use hightower_segment::{Continuation, FollowedDir, ForkGuard, Manifest};
 
 use crate::components::Components;
 use crate::error::{Error, Result};
+use crate::feed::FeedLog;
 use crate::files::io_error;
 use crate::follower::config::FollowerConfig;
-use crate::follower::feed_source::{FeedPlace, FeedSource, NewFeed};
+use crate::follower::feed_source::{FeedNeeds, FeedPlace, FeedSource, NewFeed};
 use crate::follower::replica::{Replica, StartFailure};
 use crate::follower::stats::FollowerStats;
 use crate::mutants::planted;
@@ -50,6 +51,8 @@ struct Progress {
     untold: Option<Error>,
     /// The places of the feeds.
     feeds: Vec<Weak<FeedPlace>>,
+    /// The logs of earlier replicas, while feeds read them.
+    replaced_logs: Vec<Weak<FeedLog>>,
 }
 
 impl Pursuit {
@@ -77,6 +80,7 @@ impl Pursuit {
             divergences: 0,
             untold: None,
             feeds: Vec::new(),
+            replaced_logs: Vec::new(),
         };
         Ok(Self { components, fork_guard, read, max_feed_lag_bytes, progress: Mutex::new(progress) })
     }
@@ -238,10 +242,27 @@ impl Pursuit {
             read_on?;
         }
         progress.replica.free_unused();
-        let Progress { replica, manifest, feeds, .. } = progress;
-        let read_up_to = feeds.iter().filter_map(Weak::upgrade).map(|place| place.get());
-        replica.give_up_removed(manifest, self.max_feed_lag_bytes, read_up_to);
+        self.give_up_removed(progress);
         Ok(None)
+    }
+
+    /// Gives up removed segments that nothing needs any more, also those of earlier replicas.
+    fn give_up_removed(&self, progress: &mut Progress) {
+        let Progress { replica, manifest, feeds, replaced_logs, .. } = progress;
+        let read_up_to = feeds.iter().filter_map(Weak::upgrade).map(|place| place.get()).collect();
+        let needs = FeedNeeds { read_up_to, max_lag_bytes: self.max_feed_lag_bytes };
+        if let Some(log) = replica.feed_log() {
+            let history_after = if manifest.retained.is_empty() { u64::MAX } else { manifest.history.complete_after };
+            needs.give_up_removed(log, history_after);
+        }
+        replaced_logs.retain(|log| {
+            let log = log.upgrade().filter(|_| !planted("follower_keeps_replaced_logs"));
+            log.is_some_and(|log| {
+                log.note_existing(|id| manifest.segment(id).is_some() || manifest.retained(id).is_some());
+                needs.give_up_removed(&log, u64::MAX);
+                true
+            })
+        });
     }
 
     /// Replaces the replica by a new one of the last manifest. Snapshots keep the old one.
@@ -253,6 +274,7 @@ impl Pursuit {
         let last_seq = started.last_seq();
         let diverged = diverged.or((last_seq < before).then_some(last_seq));
         self.read.store(Arc::clone(&started.read), &pin());
+        progress.replaced_logs.extend(progress.replica.feed_log().map(Arc::downgrade));
         (progress.replica, progress.manifest, progress.is_adopted) = (started, manifest, true);
         progress.restarts += 1;
         progress.divergences += u64::from(diverged.is_some());

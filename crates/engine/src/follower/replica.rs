@@ -166,23 +166,9 @@ impl Replica {
         Ok(FeedSource { log, end, store_id: self.store_id })
     }
 
-    /// Gives up removed segments that neither the writer's history nor a feed needs. `read_up_to`
-    /// has the places of the feeds.
-    pub(super) fn give_up_removed(
-        &self,
-        manifest: &Manifest,
-        max_lag_bytes: u64,
-        read_up_to: impl Iterator<Item = u64>,
-    ) {
-        let Some(log) = &self.feed_log else { return };
-        let near = log.within(max_lag_bytes);
-        let by_feeds = read_up_to.filter(|after| *after >= near).min().unwrap_or(u64::MAX);
-        let by_history = if manifest.retained.is_empty() { u64::MAX } else { manifest.history.complete_after };
-        let needed_after =
-            if planted("follower_keeps_nothing_for_feeds") { u64::MAX } else { by_feeds.min(by_history) };
-        log.give_up_to(needed_after);
-        // Their files are the writer's.
-        drop(log.take_given_up());
+    /// The log for feeds, if there is one.
+    pub(super) fn feed_log(&self) -> Option<&Arc<FeedLog>> {
+        self.feed_log.as_ref()
     }
 
     /// How a later manifest continues this replica.

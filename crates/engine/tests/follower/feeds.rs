@@ -73,24 +73,35 @@ fn a_follower_keeps_what_its_feeds_have_not_read() {
 
 #[test]
 fn a_new_start_of_the_follower_loses_nothing_that_it_has_kept() {
-    let fs = SimFs::new();
-    let engine = open(&fs, 0);
-    let follower = follow(&fs, 1 << 20);
-    let mut feed = follower.watch(.., 0).unwrap();
-    write(&engine, 0..3_000);
-    follower.catch_up().unwrap();
-    engine.run_compaction_now().unwrap();
-    follower.catch_up().unwrap();
-    // Nobody keeps these.
-    write(&engine, 3_000..6_000);
-    engine.run_compaction_now().unwrap();
-    follower.catch_up().unwrap();
-    assert!(follower.stats().restarts > 0);
-    for number in 0..3_000_u32 {
-        let commit = feed.try_next().unwrap().unwrap();
-        assert_eq!(commit.changes().next().unwrap().value().unwrap().unwrap(), number.to_le_bytes());
+    for max_feed_lag_bytes in [1 << 20, 0] {
+        let fs = SimFs::new();
+        let engine = open(&fs, 0);
+        let follower = follow(&fs, max_feed_lag_bytes);
+        let mut feed = follower.watch(.., 0).unwrap();
+        write(&engine, 0..1);
+        assert!(feed.try_next().unwrap().is_some());
+        write(&engine, 1..3_000);
+        follower.catch_up().unwrap();
+        // Nobody keeps the last of these.
+        write(&engine, 3_000..6_000);
+        engine.run_compaction_now().unwrap();
+        follower.catch_up().unwrap();
+        assert!(follower.stats().restarts > 0);
+        follower.catch_up().unwrap();
+        let mut expected = 1..3_000_u32;
+        let failure = loop {
+            match feed.try_next() {
+                Ok(commit) => {
+                    let value = commit.unwrap().changes().next().unwrap().value().unwrap().unwrap();
+                    assert_eq!(value, expected.next().unwrap().to_le_bytes());
+                }
+                Err(failure) => break failure,
+            }
+        };
+        assert!(matches!(failure, Error::HistoryLost { .. }), "{failure}");
+        // A follower that keeps nothing for feeds does not keep the log of before its new start.
+        assert_eq!(expected.is_empty(), max_feed_lag_bytes > 0, "{} are missing", expected.len());
     }
-    assert!(matches!(feed.try_next(), Err(Error::HistoryLost { .. })));
 }
 
 #[test]
