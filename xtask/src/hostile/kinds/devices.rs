@@ -165,8 +165,16 @@ impl Device<'_> {
                 !self.keeps_room || before.dead_bytes < 64 << 10 || after.dead_bytes <= before.dead_bytes * 3 / 4,
                 "compaction frees next to nothing: {what}"
             );
-            // The freed room can be used.
-            let (written, bytes) = self.fill(random, 0, 64)?;
+            // The freed room can be used; that of files which the report says are in use, soon.
+            let (mut written, mut bytes) = self.fill(random, 0, 64)?;
+            let are_in_use = matches!(&compacted, Called::Done(report) if report.waiting_segments > 0);
+            for _ in 0..100 {
+                if written > 0 || !are_in_use {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                (written, bytes) = self.fill(random, 0, 64)?;
+            }
             if !self.keeps_room && written == 0 {
                 break;
             }
